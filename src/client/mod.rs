@@ -1,0 +1,1 @@
+//! `kubectl-stepup`: the client-go exec plugin and the command.

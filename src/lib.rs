@@ -1,0 +1,13 @@
+//! Step-up authentication for Kubernetes.
+//!
+//! One package, two programs: [`client`] is `kubectl-stepup`, the client-go exec plugin and command; [`server`] is
+//! `stepup-server`, the policy, webhook and token server. They share [`action`] (what is done to the cluster, and
+//! patterns over that), [`wire`] (the JSON and forms of the protocols) and [`secret`], and never import each other.
+
+pub mod action;
+#[cfg(feature = "client")]
+pub mod client;
+pub mod secret;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! `stepup-server`: policy, webhooks, challenges and grants, tokens, audit.

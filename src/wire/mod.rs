@@ -1,0 +1,6 @@
+//! The JSON and forms of the protocols, as types. No logic, no I/O; both programs use them.
+
+pub mod challenge;
+pub mod exec_credential;
+pub mod review;
+pub mod token;
