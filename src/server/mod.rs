@@ -1,1 +1,4 @@
 //! `stepup-server`: policy, webhooks, challenges and grants, tokens, audit.
+
+pub mod config;
+pub mod policy;
