@@ -1,4 +1,9 @@
 //! `stepup-server`: policy, webhooks, challenges and grants, tokens, audit.
 
 pub mod config;
+pub mod identity;
+pub mod mint;
 pub mod policy;
+pub mod provider;
+#[cfg(test)]
+pub(crate) mod testing;
