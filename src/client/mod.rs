@@ -1,1 +1,3 @@
 //! `kubectl-stepup`: the client-go exec plugin and the command.
+
+pub mod kubeconfig;
