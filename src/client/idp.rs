@@ -1,0 +1,1 @@
+//! The identity provider: OpenID Connect sign-in, refresh and revocation.
