@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod identity;
+pub mod listen;
+pub mod log;
+pub mod metrics;
 pub mod mint;
 pub mod policy;
 pub mod provider;
