@@ -100,7 +100,9 @@ impl Error {
             Self::NoProfile { name } => {
                 Some(format!("make it with: kubectl stepup setup --profile {name} --issuer URL --client-id ID"))
             }
-            Self::NotSignedIn { profile, .. } => Some(format!("sign in with: kubectl stepup login --profile {profile}")),
+            Self::NotSignedIn { profile, .. } => {
+                Some(format!("sign in with: kubectl stepup login --profile {profile}"))
+            }
             _ => None,
         }
     }

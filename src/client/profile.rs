@@ -156,9 +156,8 @@ impl Profile {
     /// Names of all profiles there are, sorted.
     pub fn names(paths: &Paths) -> Vec<Name> {
         let Ok(entries) = fs::read_dir(paths.profiles()) else { return Vec::new() };
-        let mut names: Vec<Name> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
-            .collect();
+        let mut names: Vec<Name> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect();
         names.sort();
         names
     }
@@ -220,8 +219,10 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(plain) {
-            return Err("a profile name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit"
-                .to_owned());
+            return Err(
+                "a profile name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit"
+                    .to_owned(),
+            );
         }
         Ok(Self(text.to_owned()))
     }

@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::audit::{Event, Record};
+
 /// Media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Bounds of the duration histogram, in seconds.
@@ -179,6 +181,41 @@ impl Metrics {
     pub fn answered(&self, endpoint: &'static str, decision: &'static str, took: Duration) {
         self.requests.get_or_create(&RequestLabels { endpoint, decision }).inc();
         self.request_duration.get_or_create(&EndpointLabel { endpoint }).observe(took.as_secs_f64());
+    }
+
+    /// Something happened that has an audit record.
+    pub fn observe(&self, record: &Record) {
+        self.audit_records.inc();
+        let outcome = match record.event {
+            Event::Challenge => "raised",
+            Event::WouldChallenge => "would_challenge",
+            Event::Mint => {
+                self.grants_minted.inc();
+                "met"
+            }
+            Event::Decline => "declined",
+            Event::StepUp => {
+                self.step_ups.inc();
+                return;
+            }
+            Event::Use => {
+                self.grant_uses.inc();
+                return;
+            }
+            Event::Revoke => {
+                self.grants_revoked.inc();
+                return;
+            }
+            Event::Refusal => {
+                let code = record.code.clone().unwrap_or_else(|| "unknown".to_owned());
+                self.step_up_refusals.get_or_create(&CodeLabel { code }).inc();
+                return;
+            }
+            Event::PolicyChange => return,
+        };
+        for rule in &record.rules {
+            self.challenges.get_or_create(&ChallengeLabels { rule: self.rule_label(rule), outcome }).inc();
+        }
     }
 
     /// The audit log could not be written.

@@ -1,0 +1,126 @@
+//! What every flow works with, and the one way to make something durable.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::server::audit::{Audit, AuditError, Record};
+use crate::server::config::Config;
+use crate::server::identity::Identities;
+use crate::server::metrics::Metrics;
+use crate::server::mint::Signer;
+use crate::server::policy::Policy;
+use crate::server::store::{Committed, Store, StoreError, Transaction};
+
+/// The running server's parts.
+pub struct App {
+    /// What it was told.
+    pub config: Config,
+    /// The policy in force; replaced as a whole.
+    policy: RwLock<Arc<Policy>>,
+    /// Challenges, grants, verdicts.
+    pub store: Arc<dyn Store>,
+    /// The audit log.
+    pub audit: Audit,
+    /// Verifies base and step-up tokens.
+    pub identities: Identities,
+    /// Signs elevated tokens.
+    pub signer: Signer,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Something could not be decided or recorded safely. Protected requests are refused while that lasts.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    /// Challenges and grants cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What happens cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A document kept changing under the flow.
+    #[error("too many changes to the same challenge or grant at once")]
+    Contended,
+}
+
+impl Unavailable {
+    /// What the caller is told: which part, and that it is not their fault. The details are for the server's log.
+    pub fn public_message(&self) -> &'static str {
+        match self {
+            Self::Store(_) => {
+                "stepup-server cannot reach its store, so nothing protected may pass: tell your cluster's administrator"
+            }
+            Self::Audit(_) => {
+                "stepup-server cannot write its audit log, so nothing protected may pass: tell your cluster's administrator"
+            }
+            Self::Contended => "stepup-server got too many requests for the same grant at once: try again",
+        }
+    }
+}
+
+/// How often a flow decides again because what it read has changed, before it gives up.
+const ATTEMPTS: usize = 16;
+
+impl App {
+    /// Puts the parts together.
+    pub fn new(
+        config: Config,
+        policy: Policy,
+        store: Arc<dyn Store>,
+        audit: Audit,
+        identities: Identities,
+        signer: Signer,
+        metrics: Metrics,
+    ) -> Self {
+        Self { config, policy: RwLock::new(Arc::new(policy)), store, audit, identities, signer, metrics }
+    }
+
+    /// The policy in force at this moment.
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another policy in force.
+    pub fn replace_policy(&self, policy: Policy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Makes records durable that go with no change of the store.
+    pub async fn record(&self, records: Vec<Record>) -> Result<(), Unavailable> {
+        for record in &records {
+            self.metrics.observe(record);
+        }
+        self.audit.write(records).await.inspect_err(|_| self.metrics.audit_failed())?;
+        Ok(())
+    }
+
+    /// Makes a change and its records durable: in the store together, then in the audit log. Only then may the answer
+    /// leave. When the audit log fails, the change stays made (a use is spent) and the caller must refuse.
+    pub async fn commit(&self, transaction: Transaction) -> Result<Committed, Unavailable> {
+        let records = transaction.audit.clone();
+        if self.store.commit(transaction).await? == Committed::Conflict {
+            return Ok(Committed::Conflict);
+        }
+        self.record(records.clone()).await?;
+        self.store.acknowledge(&records);
+        Ok(Committed::Done)
+    }
+
+    /// Decides and commits, again and again while what was read changes under it.
+    pub async fn until_committed<T>(
+        &self,
+        mut attempt: impl AsyncFnMut() -> Result<Option<T>, Unavailable>,
+    ) -> Result<T, Unavailable> {
+        for _ in 0..ATTEMPTS {
+            if let Some(outcome) = attempt().await? {
+                return Ok(outcome);
+            }
+        }
+        Err(Unavailable::Contended)
+    }
+
+    /// Whether this person could step up at some provider.
+    pub fn can_step_up(&self, user: &str, groups: &[String]) -> bool {
+        !user.starts_with("system:")
+            && self.config.identity_providers.iter().any(|provider| provider.can_step_up.include(user, groups))
+    }
+}

@@ -1,0 +1,199 @@
+//! `POST /authorize`: the authorization webhook. Judges what admission never sees: reads, special verbs, non-resource
+//! requests and the admission configuration itself. Denies, or has no opinion; never allows, so that RBAC still decides.
+
+use chrono::{DateTime, Utc};
+
+use crate::action::Action;
+use crate::server::admit::{hopeless, how_to_elevate, note_faults, note_would_ask, step_up_required, used};
+use crate::server::app::{App, Unavailable};
+use crate::server::audit::{Event, Record, Source};
+use crate::server::challenge::{self, Occasion};
+use crate::server::grant::{self, Presented, Usage};
+use crate::server::policy::{Decision, Request, Requirement};
+use crate::server::store::{Committed, GrantRecord, Transaction, Versioned};
+use crate::wire::review::{AccessAnswer, AccessSpec, SubjectAccessReview};
+
+/// Groups with this prefix are added by elevated tokens alone.
+pub const GRANTED_GROUP: &str = "stepup:";
+
+/// Answers a `SubjectAccessReview`.
+pub async fn review(app: &App, review: SubjectAccessReview, source: &Source, now: DateTime<Utc>) -> AccessAnswer {
+    match decide(app, &review.spec, source, now).await {
+        Ok(answer) => answer,
+        Err(unavailable) => {
+            tracing::error!(error = %unavailable, user = review.spec.user, "a protected request was refused");
+            AccessAnswer::denied(unavailable.public_message().to_owned())
+        }
+    }
+}
+
+async fn decide(
+    app: &App,
+    spec: &AccessSpec,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<AccessAnswer, Unavailable> {
+    let Some(action) = action_of(spec) else { return Ok(AccessAnswer::no_opinion()) };
+    if let Some(refusal) = ended_role(app, spec, &action, source, now).await? {
+        return Ok(refusal);
+    }
+    // Authorization comes before admission: a denial here would end the command in a 403 instead of the 429.
+    if action.reaches_admission() && app.config.webhooks.admission {
+        return Ok(AccessAnswer::no_opinion());
+    }
+    let policy = app.policy();
+    let decision = policy.decide(&Request {
+        user: &spec.user,
+        groups: &spec.groups,
+        extra: &spec.extra,
+        action: &action,
+        object: None,
+        old_object: None,
+    });
+    if matches!(decision, Decision::Unprotected) {
+        return Ok(AccessAnswer::no_opinion());
+    }
+    let audit =
+        Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) };
+    match decision {
+        Decision::Unprotected => Ok(AccessAnswer::no_opinion()),
+        Decision::Audit(would_ask) => {
+            note_would_ask(app, &would_ask, &audit, source).await;
+            Ok(AccessAnswer::no_opinion())
+        }
+        Decision::Protected { requirement, would_ask } => {
+            note_would_ask(app, &would_ask, &audit, source).await;
+            note_faults(app, &requirement);
+            let audit = Record { rules: requirement.rules.clone(), ..audit };
+            Protected { app, spec, action, requirement, audit, source, now }.decide().await
+        }
+    }
+}
+
+/// A protected request that admission will not see, and what it takes to decide it.
+struct Protected<'a> {
+    app: &'a App,
+    spec: &'a AccessSpec,
+    action: Action,
+    requirement: Requirement,
+    audit: Record,
+    source: &'a Source,
+    now: DateTime<Utc>,
+}
+
+impl Protected<'_> {
+    async fn decide(&self) -> Result<AccessAnswer, Unavailable> {
+        self.app
+            .until_committed(async || match grant::presented(self.app, &self.spec.user, &self.spec.extra).await? {
+                Presented::Foreign(id) => {
+                    tracing::warn!(user = self.spec.user, grant = id, "a grant was presented by somebody else");
+                    let required = step_up_required(&self.requirement, &self.action);
+                    self.refuse("foreign-grant", format!("{required}; the grant you present is not yours"))
+                        .await
+                        .map(Some)
+                }
+                Presented::Base(credential) => self.deny(credential.as_deref()).await,
+                Presented::Elevated(grants) => {
+                    match grant::covering(&grants, &self.requirement, &self.action, "", true, self.now) {
+                        Some((grant, usage)) => self.go_on(grant, usage).await,
+                        None => self.deny(None).await,
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Has no opinion, because `grant` covers the request; `None` when something changed meanwhile.
+    async fn go_on(&self, grant: &Versioned<GrantRecord>, usage: Usage) -> Result<Option<AccessAnswer>, Unavailable> {
+        let audit = used(&self.audit, &grant.document).from(self.source);
+        let done = match usage {
+            Usage::Take(after) => {
+                let transaction = Transaction {
+                    grants: vec![(Some(grant.version), *after)],
+                    audit: vec![audit],
+                    ..Transaction::default()
+                };
+                self.app.commit(transaction).await? == Committed::Done
+            }
+            Usage::Free | Usage::GoOn(_) => {
+                self.app.record(vec![audit]).await?;
+                true
+            }
+        };
+        Ok(done.then(AccessAnswer::no_opinion))
+    }
+
+    async fn deny(&self, credential: Option<&str>) -> Result<Option<AccessAnswer>, Unavailable> {
+        let (user, groups) = (&self.spec.user, &self.spec.groups);
+        if let Some(refusal) = hopeless(self.app, user, groups, &self.requirement, &self.action) {
+            return self.refuse(refusal.code, refusal.message).await.map(Some);
+        }
+        let occasion =
+            Occasion { user, credential, requirement: &self.requirement, actions: std::slice::from_ref(&self.action) };
+        let audit = self.audit.clone().from(self.source);
+        let denied = challenge::deny(self.app, occasion, audit, self.now, |_, _| None).await?;
+        Ok(denied.map(|_| AccessAnswer::denied(how_to_elevate(&self.requirement, &self.action))))
+    }
+
+    async fn refuse(&self, code: &str, message: String) -> Result<AccessAnswer, Unavailable> {
+        self.app.record(vec![self.audit.clone().from(self.source).refused(code, &message)]).await?;
+        Ok(AccessAnswer::denied(message))
+    }
+}
+
+/// A request with a group that only a grant gives, when that grant is over: denied, though the token itself may live on.
+/// This is how revoking an assumed role takes effect at once.
+async fn ended_role(
+    app: &App,
+    spec: &AccessSpec,
+    action: &Action,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<Option<AccessAnswer>, Unavailable> {
+    let mut granted = spec.groups.iter().filter(|group| group.starts_with(GRANTED_GROUP)).peekable();
+    if granted.peek().is_none() {
+        return Ok(None);
+    }
+    let grants = match grant::presented(app, &spec.user, &spec.extra).await? {
+        Presented::Elevated(grants) => grants,
+        Presented::Base(_) | Presented::Foreign(_) => Vec::new(),
+    };
+    let is_live = |group: &String| {
+        grants.iter().any(|grant| grant.document.is_live(now) && grant.document.grant.groups.contains(group))
+    };
+    let Some(ended) = granted.find(|group| !is_live(group)) else { return Ok(None) };
+    let message =
+        format!("the grant that gave you {ended} has ended: give it up with \"kubectl stepup drop\", or step up again");
+    let audit = Record {
+        user: spec.user.clone(),
+        actions: vec![action.to_string()],
+        ..Record::new(Event::Refusal, now).from(source)
+    };
+    app.record(vec![audit.refused("grant-ended", &message)]).await?;
+    Ok(Some(AccessAnswer::denied(message)))
+}
+
+fn action_of(spec: &AccessSpec) -> Option<Action> {
+    let blank = |verb: &str| Action {
+        verb: verb.to_owned(),
+        group: String::new(),
+        resource: String::new(),
+        subresource: None,
+        namespace: None,
+        name: None,
+        path: None,
+    };
+    if let Some(resource) = &spec.resource_attributes {
+        let action = Action {
+            group: resource.group.clone(),
+            resource: resource.resource.clone(),
+            subresource: Some(resource.subresource.clone()),
+            namespace: Some(resource.namespace.clone()),
+            name: Some(resource.name.clone()),
+            ..blank(&resource.verb)
+        };
+        return Some(action.normalized());
+    }
+    let path = spec.non_resource_attributes.as_ref()?;
+    Some(Action { path: Some(path.path.clone()), ..blank(&path.verb) })
+}

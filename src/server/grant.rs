@@ -1,0 +1,248 @@
+//! Grants: what a person may do for a short time, who presents one, and what using it takes.
+
+use chrono::{DateTime, Duration, Utc};
+
+use crate::action::Action;
+use crate::server::app::{App, Unavailable};
+use crate::server::audit::{Event, Record, Source};
+use crate::server::failure::Failure;
+use crate::server::identity::Identity;
+use crate::server::policy::Requirement;
+use crate::server::random_id;
+use crate::server::store::{CollectionUse, Committed, GrantRecord, Transaction, Versioned};
+use crate::wire::challenge::GrantList;
+use crate::wire::review::{CREDENTIAL_ID, Extra};
+
+/// How long one deletecollection request may go on: the API server's own limit for a request (`--request-timeout`).
+const COLLECTION_WINDOW: Duration = Duration::seconds(60);
+/// How far the clock may have gone back since a grant was made before the grant is no longer trusted.
+const CLOCK_SLACK: Duration = Duration::seconds(60);
+
+/// What a request was presented with.
+#[derive(Debug)]
+#[must_use]
+pub enum Presented {
+    /// A base token, with its `jti` where it has one.
+    Base(Option<String>),
+    /// An elevated token of this user: its own grant first, then those that it carries.
+    Elevated(Vec<Versioned<GrantRecord>>),
+    /// The id of somebody else's grant. Only who may impersonate can bring that about.
+    Foreign(String),
+}
+
+/// Looks up what a request of `user` was presented with.
+///
+/// Extra values alone prove nothing (whoever may impersonate can set them), so a grant counts only for its own user.
+pub async fn presented(app: &App, user: &str, extra: &Extra) -> Result<Presented, Unavailable> {
+    let Some(jti) = credential_id(extra) else { return Ok(Presented::Base(None)) };
+    let Some(own) = app.store.grant(jti).await? else { return Ok(Presented::Base(Some(jti.to_owned()))) };
+    if own.document.grant.user != user {
+        return Ok(Presented::Foreign(jti.to_owned()));
+    }
+    let mut grants = vec![own];
+    for id in grants[0].document.carries.clone() {
+        if let Some(carried) = app.store.grant(&id).await?
+            && carried.document.grant.user == user
+        {
+            grants.push(carried);
+        }
+    }
+    Ok(Presented::Elevated(grants))
+}
+
+/// `jti` of the token that a request came with, where the API server says so and says it once.
+fn credential_id(extra: &Extra) -> Option<&str> {
+    match extra.get(CREDENTIAL_ID)?.as_slice() {
+        [value] => value.strip_prefix("JTI="),
+        _ => None,
+    }
+}
+
+/// What it takes to use a grant for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Usage {
+    /// Nothing: the grant may be used any number of times until it expires.
+    Free,
+    /// One of its uses: the grant afterwards.
+    Take(Box<GrantRecord>),
+    /// Nothing more: the request goes on that a use was taken for. The name may occur once.
+    GoOn(String),
+}
+
+impl GrantRecord {
+    /// Whether it counts at all: not expired, not revoked, and not from the future (a clock that was set back).
+    pub fn is_live(&self, now: DateTime<Utc>) -> bool {
+        self.revoked_at.is_none() && now < self.grant.expires_at && now >= self.grant.created_at - CLOCK_SLACK
+    }
+
+    /// Whether it was made for a request like this: under all the rules that protect it now, with a sign-in that still
+    /// satisfies them, and permitting the action.
+    pub fn covers(&self, requirement: &Requirement, action: &Action) -> bool {
+        requirement.rules.iter().all(|rule| self.rules.contains(rule))
+            && requirement.acr_values.contains(&self.grant.acr)
+            && self.grant.permits.iter().any(|pattern| pattern.permits(action))
+    }
+
+    /// Whether a use is left.
+    pub fn has_uses(&self) -> bool {
+        self.grant.uses_left != Some(0)
+    }
+
+    /// What using it for `action` takes; `None` when it is used up.
+    ///
+    /// `object` tells the objects of a collection request apart: a deletecollection is one request, and one use, but the
+    /// API server reviews its objects one by one, each with a uid of its own. `fresh` is set when that object has been
+    /// seen in the open use already, so that this must be another request.
+    pub fn usage(&self, action: &Action, object: &str, fresh: bool, now: DateTime<Utc>) -> Option<Usage> {
+        let Some(left) = self.grant.uses_left else { return Some(Usage::Free) };
+        if !fresh
+            && let Some(open) = &self.collection
+            && open.action == *action
+            && now >= open.opened_at
+            && now < open.opened_at + COLLECTION_WINDOW
+        {
+            return Some(Usage::GoOn(format!("{}/{object}", open.id)));
+        }
+        let mut after = self.clone();
+        after.grant.uses_left = Some(left.checked_sub(1)?);
+        after.collection = (action.verb == "deletecollection").then(|| CollectionUse {
+            id: random_id("us"),
+            action: action.clone(),
+            opened_at: now,
+        });
+        Some(Usage::Take(Box::new(after)))
+    }
+}
+
+/// The first grant that covers the request and could be used for it.
+pub fn covering<'a>(
+    grants: &'a [Versioned<GrantRecord>],
+    requirement: &Requirement,
+    action: &Action,
+    object: &str,
+    fresh: bool,
+    now: DateTime<Utc>,
+) -> Option<(&'a Versioned<GrantRecord>, Usage)> {
+    grants
+        .iter()
+        .filter(|grant| grant.document.is_live(now) && grant.document.covers(requirement, action))
+        .find_map(|grant| Some((grant, grant.document.usage(action, object, fresh, now)?)))
+}
+
+/// Live grants: the asker's own, or everybody's for an administrator who asks for `all`.
+pub async fn list(app: &App, asker: &Identity, all: bool, now: DateTime<Utc>) -> Result<GrantList, Failure> {
+    if all && !is_administrator(app, asker) {
+        return Err(Failure::forbidden("only administrators see the grants of others"));
+    }
+    let user = (!all).then_some(asker.user.as_str());
+    let grants = app.store.grants(user, now).await?;
+    Ok(GrantList {
+        server_time: now,
+        grants: grants
+            .into_iter()
+            .filter(|grant| grant.document.is_live(now) && grant.document.has_uses())
+            .map(|grant| grant.document.grant)
+            .collect(),
+    })
+}
+
+/// Gives a grant up: one's own, or anybody's for an administrator. From the next request on it counts for nothing.
+pub async fn revoke(app: &App, asker: &Identity, id: &str, source: &Source, now: DateTime<Utc>) -> Result<(), Failure> {
+    let administrator = is_administrator(app, asker);
+    app.until_committed(async || {
+        let Some(found) = app.store.grant(id).await? else { return Ok(Some(Err(Failure::not_found("no such grant")))) };
+        let mut record = found.document;
+        if record.grant.user != asker.user && !administrator {
+            // The same answer as for none: whose grant it is, is nobody else's business.
+            return Ok(Some(Err(Failure::not_found("no such grant"))));
+        }
+        if !record.is_live(now) {
+            return Ok(Some(Ok(())));
+        }
+        record.revoked_at = Some(now);
+        let audit = Record {
+            user: record.grant.user.clone(),
+            by: (record.grant.user != asker.user).then(|| asker.user.clone()),
+            rules: record.rules.clone(),
+            actions: record.grant.covers.clone(),
+            grant: Some(record.grant.id.clone()),
+            ..Record::new(Event::Revoke, now).from(source)
+        };
+        let transaction =
+            Transaction { grants: vec![(Some(found.version), record)], audit: vec![audit], ..Transaction::default() };
+        Ok((app.commit(transaction).await? == Committed::Done).then_some(Ok(())))
+    })
+    .await?
+}
+
+fn is_administrator(app: &App, asker: &Identity) -> bool {
+    app.config.administrators.include(&asker.user, &asker.groups)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::action::ActionPattern;
+    use crate::server::store::samples::{grant_record, now};
+
+    fn action(verb: &str, name: Option<&str>) -> Action {
+        Action {
+            verb: verb.into(),
+            group: String::new(),
+            resource: "configmaps".into(),
+            subresource: None,
+            namespace: Some("prod".into()),
+            name: name.map(Into::into),
+            path: None,
+        }
+    }
+
+    fn granted(action: &Action) -> GrantRecord {
+        let mut record = grant_record("gr-1", "alice");
+        record.grant.permits = vec![ActionPattern::exactly(action)];
+        record
+    }
+
+    fn taken(usage: Option<Usage>) -> GrantRecord {
+        match usage {
+            Some(Usage::Take(after)) => *after,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_single_use_is_taken_once() {
+        let delete = action("delete", Some("a"));
+        let spent = taken(granted(&delete).usage(&delete, "a", false, now()));
+        assert_eq!(spent.grant.uses_left, Some(0));
+        assert_eq!(spent.usage(&delete, "a", false, now()), None);
+    }
+
+    #[test]
+    fn a_deletecollection_is_one_use_however_many_objects_it_has() {
+        let delete = action("deletecollection", None);
+        let open = taken(granted(&delete).usage(&delete, "first", false, now()));
+        let names: Vec<_> = ["second", "third"].map(|object| open.usage(&delete, object, false, now())).into();
+        assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
+        assert_ne!(names[0], names[1]);
+        // An object that was seen already belongs to another request, and there is no use left for that.
+        assert_eq!(open.usage(&delete, "second", true, now()), None);
+        // Nor for another collection, nor after the longest time that a request may take.
+        assert_eq!(open.usage(&Action { namespace: Some("dev".into()), ..delete.clone() }, "x", false, now()), None);
+        assert_eq!(open.usage(&delete, "fourth", false, now() + COLLECTION_WINDOW), None);
+    }
+
+    #[test]
+    fn a_grant_lives_from_its_making_to_its_expiry() {
+        let mut record = grant_record("gr-1", "alice");
+        assert!(record.is_live(now()));
+        assert!(record.is_live(record.grant.expires_at - Duration::milliseconds(1)));
+        assert!(!record.is_live(record.grant.expires_at));
+        // The clock was set back by a day: the grant would live that much longer.
+        assert!(!record.is_live(now() - Duration::days(1)));
+        record.revoked_at = Some(now());
+        assert!(!record.is_live(now()));
+    }
+}
