@@ -1,1 +1,30 @@
-//! The lab.
+//! The lab: a real API server, etcd, controller manager, OpenID provider and stepup-server, on free ports of the
+//! loopback interface.
+//!
+//! - [`Lab::start`] runs one for a test binary; all of it ends with the value, and with the process.
+//! - [`standing::up`] and [`standing::down`] are `make lab` and `make lab-down`.
+//! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them.
+//!
+//! A `main` that uses the lab begins with [`role::play`].
+
+mod binaries;
+mod browser;
+mod cluster;
+pub mod http;
+mod lab;
+pub mod person;
+pub mod pki;
+mod plan;
+pub mod process;
+pub mod role;
+mod services;
+mod session;
+pub mod standing;
+pub mod terminal;
+mod tools;
+mod totp;
+mod until_render;
+
+pub use lab::Lab;
+pub use plan::{CLIENT_ID, Options, Programs};
+pub use session::{Outcome, Session};
