@@ -5,6 +5,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use url::Url;
+
+use crate::server::document::{self, Fields, Problems, Size, globs, nearest};
+use crate::server::policy::condition;
+
 /// Everything `stepup-server` is told. Paths are absolute or relative to the working directory: those in the file are
 /// relative to the file.
 #[derive(Clone, Debug)]
@@ -240,7 +245,19 @@ pub struct ConfigError(String);
 impl Config {
     /// Reads and checks the file. It opens none of the files that it names.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        Err(ConfigError(format!("{}: reading configurations is not built yet", file.display())))
+        let text = document::read(file).map_err(ConfigError)?;
+        Self::parse(&text, file)
+    }
+
+    /// Checks `text`, which came from `file`.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let problems = Problems::new(file.display().to_string());
+        let config = document::parse(text, &problems)
+            .and_then(|root| Fields::of(&root, "", &problems).and_then(|fields| read_config(fields, file)));
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(ConfigError(problems.to_string())),
+        }
     }
 
     /// What the policy needs to know of it.
@@ -263,4 +280,384 @@ pub struct Levels {
     pub providers: BTreeMap<String, Vec<Level>>,
     /// [`Token::max_ttl`].
     pub max_ttl: Duration,
+}
+
+fn read_config(mut root: Fields<'_>, file: &Path) -> Option<Config> {
+    let base = Base(file.parent().unwrap_or(Path::new("")));
+    let listen = root.required::<String>("listen");
+    let listen = listen.parse::<SocketAddr>().ok().or_else(|| {
+        if !listen.is_empty() {
+            root.report("listen", format_args!("`{listen}` is not an address and a port such as 0.0.0.0:8443"));
+        }
+        None
+    });
+    let public_url = required_url(&mut root, "publicUrl");
+    let tls = root.required_fields("tls").map(|fields| read_tls(fields, base));
+    let webhook_clients = root.required_fields("webhookClients").map(|mut fields| {
+        let clients = WebhookClients {
+            ca: base.join(fields.required("ca")),
+            names: fields.optional("names").unwrap_or_default(),
+        };
+        fields.finish();
+        clients
+    });
+    let identity_providers = read_providers(&mut root, &public_url, base);
+    let token = root.required_fields("token").map(|fields| read_token(fields, base));
+    let store = root.required_fields("store").and_then(|fields| read_store(fields, base));
+    let audit = root.required_fields("audit").map(|fields| read_audit(fields, base));
+    let policy = base.join(root.required("policy"));
+    let administrators = root.fields("administrators").map(read_people).unwrap_or_default();
+    let webhooks = read_webhooks(root.fields("webhooks"), &public_url, base);
+    let limits = root.fields("limits").map_or_else(Limits::default, read_limits);
+    let log = root.fields("log").map_or_else(Log::default, read_log);
+    root.finish();
+    Some(Config {
+        file: file.to_owned(),
+        listen: listen?,
+        public_url,
+        tls: tls?,
+        webhook_clients: webhook_clients?,
+        identity_providers,
+        token: token?,
+        store: store?,
+        audit: audit?,
+        policy,
+        administrators,
+        webhooks,
+        limits,
+        log,
+    })
+}
+
+/// The directory that relative paths start from.
+#[derive(Clone, Copy)]
+struct Base<'a>(&'a Path);
+
+impl Base<'_> {
+    fn join(self, path: PathBuf) -> PathBuf {
+        if path.as_os_str().is_empty() { path } else { self.0.join(path) }
+    }
+}
+
+fn read_tls(mut fields: Fields<'_>, base: Base<'_>) -> KeyPair {
+    let pair = KeyPair {
+        certificate: base.join(fields.required("certificate")),
+        key: base.join(fields.required("key")),
+        ca: fields.optional("ca").map(|path| base.join(path)),
+    };
+    fields.finish();
+    pair
+}
+
+fn read_providers(root: &mut Fields<'_>, public_url: &str, base: Base<'_>) -> Vec<IdentityProvider> {
+    let mut providers: Vec<IdentityProvider> = Vec::new();
+    for mut fields in root.maps("identityProviders") {
+        let provider = read_provider(&mut fields, base);
+        if providers.iter().any(|other| other.name == provider.name) {
+            fields.report("name", format_args!("there is another provider named `{}`", provider.name));
+        }
+        if providers.iter().any(|other| other.issuer == provider.issuer) {
+            fields.report("issuer", "another provider has the same issuer; a token must have one meaning");
+        }
+        if provider.issuer == public_url {
+            fields.report("issuer", "this is our own publicUrl; base tokens must come from another issuer");
+        }
+        fields.finish();
+        providers.push(provider);
+    }
+    if providers.is_empty() && !root.has("identityProviders") {
+        root.missing("identityProviders");
+    } else if providers.is_empty() {
+        root.report("identityProviders", "at least one is needed");
+    }
+    providers
+}
+
+fn read_provider(fields: &mut Fields<'_>, base: Base<'_>) -> IdentityProvider {
+    let name = fields.required::<String>("name");
+    let issuer = required_url(fields, "issuer");
+    let audiences = fields.required::<Vec<String>>("audiences");
+    if audiences.is_empty() && fields.has("audiences") {
+        fields.report("audiences", "at least one is needed, usually the client id");
+    }
+    let step_up_audiences = fields.optional("stepUpAudiences").unwrap_or_else(|| audiences.clone());
+    if step_up_audiences.is_empty() && fields.has("stepUpAudiences") {
+        fields.report("stepUpAudiences", "at least one is needed; leave it out to use `audiences`");
+    }
+    let username = fields.required_fields("username").and_then(read_claim);
+    let groups = fields.fields("groups").and_then(read_claim);
+    let can_step_up = match fields.fields("canStepUp") {
+        Some(people) => read_people(people),
+        None => People { users: vec!["*".to_owned()], groups: vec![] },
+    };
+    IdentityProvider {
+        ca: fields.optional("ca").map(|path| base.join(path)),
+        levels: read_levels(fields),
+        name,
+        issuer,
+        audiences,
+        step_up_audiences,
+        username: username.unwrap_or(Claim::Named { claim: String::new(), prefix: String::new() }),
+        groups,
+        can_step_up,
+    }
+}
+
+fn read_claim(mut fields: Fields<'_>) -> Option<Claim> {
+    let claim = fields.optional::<String>("claim");
+    let prefix = fields.optional::<String>("prefix");
+    let expression = fields.optional::<String>("expression");
+    let claim = match (claim, expression) {
+        (Some(claim), None) => Some(Claim::Named { claim, prefix: prefix.unwrap_or_default() }),
+        (None, Some(expression)) => {
+            if prefix.is_some() {
+                fields.report("prefix", "an expression has no prefix; add it in the expression");
+            }
+            if let Err(error) = condition::compile(&expression, &["claims"]) {
+                fields.report("expression", error);
+            }
+            Some(Claim::Expression(expression))
+        }
+        _ => {
+            fields.report("claim", "either `claim` (with an optional `prefix`) or `expression` is needed");
+            None
+        }
+    };
+    fields.finish();
+    claim
+}
+
+fn read_levels(provider: &mut Fields<'_>) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::new();
+    for mut fields in provider.maps("levels") {
+        let level = Level { name: fields.required("name"), acr_values: fields.required("acrValues") };
+        if level.name.contains(':') {
+            fields.report("name", "a level's name has no `:`, which is how acr values are told from levels");
+        }
+        if levels.iter().any(|other| other.name == level.name) {
+            fields.report("name", format_args!("there is another level named `{}`", level.name));
+        }
+        if level.acr_values.is_empty() && fields.has("acrValues") {
+            fields.report("acrValues", "at least one is needed");
+        }
+        if let Some(twice) = level.acr_values.iter().find(|acr| levels.iter().any(|l| l.acr_values.contains(acr))) {
+            fields.report("acrValues", format_args!("`{twice}` stands for a weaker level already"));
+        }
+        fields.finish();
+        levels.push(level);
+    }
+    if levels.is_empty() && provider.has("levels") {
+        provider.report("levels", "at least one is needed");
+    } else if levels.is_empty() {
+        provider.missing("levels");
+    }
+    levels
+}
+
+fn read_people(mut fields: Fields<'_>) -> People {
+    let people = People {
+        users: globs(fields.optional("users").unwrap_or_default()),
+        groups: globs(fields.optional("groups").unwrap_or_default()),
+    };
+    fields.finish();
+    people
+}
+
+fn read_token(mut fields: Fields<'_>, base: Base<'_>) -> Token {
+    let token = Token {
+        audience: fields.required("audience"),
+        keys: base.join(fields.required("keys")),
+        sign_with: one_of(
+            &mut fields,
+            "signWith",
+            &[("ES256", Algorithm::Es256), ("RS256", Algorithm::Rs256)],
+            Algorithm::Es256,
+        ),
+        max_ttl: positive(&mut fields, "maxTtl", Duration::from_mins(15)),
+    };
+    if token.max_ttl > Duration::from_hours(24) {
+        fields.report("maxTtl", "more than a day is not a step-up; take 15m or so");
+    }
+    fields.finish();
+    token
+}
+
+fn read_store(mut fields: Fields<'_>, base: Base<'_>) -> Option<Store> {
+    let store = fields.required_fields("sqlite").map(|mut sqlite| {
+        let path = base.join(sqlite.required("path"));
+        sqlite.finish();
+        Store::Sqlite { path }
+    });
+    fields.finish();
+    store
+}
+
+fn read_audit(mut fields: Fields<'_>, base: Base<'_>) -> Audit {
+    let mut sinks = Vec::new();
+    for mut sink in fields.maps("sinks") {
+        let file = sink.fields("file").map(|mut file| {
+            let path = base.join(file.required("path"));
+            file.finish();
+            Sink::File { path }
+        });
+        let stdout = sink.fields("stdout").map(|stdout| {
+            stdout.finish();
+            Sink::Stdout
+        });
+        match (file, stdout) {
+            (Some(one), None) | (None, Some(one)) => sinks.push(one),
+            _ => sink.report("file", "a sink is either `file: {path: …}` or `stdout: {}`"),
+        }
+        sink.finish();
+    }
+    if sinks.is_empty() && !fields.has("sinks") {
+        fields.missing("sinks");
+    } else if sinks.is_empty() {
+        fields.report("sinks", "at least one is needed: without an audit record nothing is granted");
+    }
+    fields.finish();
+    Audit { sinks }
+}
+
+fn read_webhooks(fields: Option<Fields<'_>>, public_url: &str, base: Base<'_>) -> Webhooks {
+    let mut webhooks =
+        Webhooks { authorization: true, admission: true, url: public_url.to_owned(), client: None, directory: None };
+    let Some(mut fields) = fields else { return webhooks };
+    webhooks.authorization = fields.optional("authorization").unwrap_or(true);
+    webhooks.admission = fields.optional("admission").unwrap_or(true);
+    if !webhooks.authorization && !webhooks.admission {
+        fields.report("admission", "with both webhooks off nothing is protected");
+    }
+    if fields.has("url") {
+        webhooks.url = required_url(&mut fields, "url");
+    }
+    let certificate = fields.optional::<PathBuf>("clientCertificate");
+    let key = fields.optional::<PathBuf>("clientKey");
+    webhooks.client = match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientFiles { certificate: base.join(certificate), key: base.join(key) })
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            fields.missing("clientKey");
+            None
+        }
+        (None, Some(_)) => {
+            fields.missing("clientCertificate");
+            None
+        }
+    };
+    webhooks.directory = fields.optional("directory");
+    if webhooks.directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
+        fields.report("directory", "the API server wants absolute paths");
+    }
+    fields.finish();
+    webhooks
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 4 << 20,
+            connections: 1024,
+            request_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(5),
+            pending_challenges_per_user: 50,
+            challenge_ttl: Duration::from_mins(10),
+        }
+    }
+}
+
+fn read_limits(mut fields: Fields<'_>) -> Limits {
+    let usual = Limits::default();
+    let mut count = |key, usual: usize| match fields.optional::<Size>(key) {
+        Some(Size(0)) => {
+            fields.report(key, "must be more than 0");
+            usual
+        }
+        Some(Size(count)) => count,
+        None => usual,
+    };
+    let body_bytes = count("bodyBytes", usual.body_bytes);
+    let connections = count("connections", usual.connections);
+    let pending_challenges_per_user = count("pendingChallengesPerUser", usual.pending_challenges_per_user);
+    let limits = Limits {
+        body_bytes,
+        connections,
+        pending_challenges_per_user,
+        request_timeout: positive(&mut fields, "requestTimeout", usual.request_timeout),
+        header_timeout: positive(&mut fields, "headerTimeout", usual.header_timeout),
+        challenge_ttl: positive(&mut fields, "challengeTtl", usual.challenge_ttl),
+    };
+    fields.finish();
+    limits
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, level: "info".to_owned() }
+    }
+}
+
+fn read_log(mut fields: Fields<'_>) -> Log {
+    let usual = Log::default();
+    let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let log = Log {
+        format: one_of(&mut fields, "format", &formats, usual.format),
+        level: fields.optional("level").unwrap_or(usual.level),
+    };
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log.level) {
+        fields.report("level", format_args!("`{}` is not a log filter such as info: {error}", log.level));
+    }
+    fields.finish();
+    log
+}
+
+/// An https URL, without its trailing slash. It is compared to the letter, so it is kept as it was written otherwise.
+fn required_url(fields: &mut Fields<'_>, key: &'static str) -> String {
+    let text = fields.required::<String>(key);
+    if text.is_empty() {
+        return text;
+    }
+    match Url::parse(&text) {
+        Ok(url) if url.scheme() != "https" => {
+            fields.report(key, format_args!("`{text}` must begin with https://; the API server accepts nothing else"));
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() => {
+            fields.report(key, format_args!("`{text}` must be a plain URL, without user, query or fragment"));
+        }
+        Ok(_) => {}
+        Err(error) => fields.report(key, format_args!("`{text}` is not a URL: {error}")),
+    }
+    // An issuer is an identifier: some really end in a slash.
+    if key == "issuer" { text } else { text.trim_end_matches('/').to_owned() }
+}
+
+/// A time that is not zero.
+pub(crate) fn positive(fields: &mut Fields<'_>, key: &'static str, usual: Duration) -> Duration {
+    match fields.optional::<Duration>(key) {
+        Some(Duration::ZERO) => {
+            fields.report(key, "must be more than 0");
+            usual
+        }
+        Some(duration) => duration,
+        None => usual,
+    }
+}
+
+/// One of a few words.
+pub(crate) fn one_of<T: Copy>(fields: &mut Fields<'_>, key: &'static str, words: &[(&str, T)], usual: T) -> T {
+    let Some(text) = fields.optional::<String>(key) else { return usual };
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return *value;
+    }
+    let all = words.iter().map(|(word, _)| *word);
+    match nearest(&text, all.clone()) {
+        Some(near) => fields.report(key, format_args!("unknown value `{text}`: did you mean `{near}`?")),
+        None => {
+            let all = all.collect::<Vec<_>>().join(", ");
+            fields.report(key, format_args!("unknown value `{text}`: it is one of {all}"));
+        }
+    }
+    usual
 }

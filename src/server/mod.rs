@@ -6,6 +6,7 @@ pub mod audit;
 pub mod authorize;
 pub mod challenge;
 pub mod config;
+pub mod document;
 pub mod exchange;
 pub mod failure;
 pub mod grant;

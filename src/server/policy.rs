@@ -1,4 +1,15 @@
-//! The policy: which requests are protected, what they require, what a grant of it allows. Pure: no I/O, no clock.
+//! The policy: which requests are protected, what they require, what a grant of it allows.
+//!
+//! [`Policy::decide`] is a function of the policy and the request: no I/O, no clock. Reading the file is
+//! [`Policy::load`], in `read`; finding the rules that could be about a request is `index`; what the API server is told
+//! to send us at all is `matching`.
+
+pub mod condition;
+mod index;
+pub mod matching;
+mod read;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -8,8 +19,12 @@ use std::time::Duration;
 use regex::Regex;
 use serde_json::value::RawValue;
 
-use crate::action::{Action, ActionPattern};
+use self::condition::{Condition, Facts};
+use self::index::Index;
+use self::matching::Matching;
+use crate::action::{Action, ActionPattern, glob_matches, is_glob};
 use crate::server::config::{Config, Levels};
+use crate::server::document;
 use crate::wire::challenge::ReasonRule;
 use crate::wire::review::Extra;
 
@@ -17,6 +32,9 @@ use crate::wire::review::Extra;
 #[derive(Debug)]
 pub struct Policy {
     rules: Vec<Rule>,
+    index: Index,
+    matching: Matching,
+    warnings: Vec<String>,
 }
 
 /// One request, as a webhook or a person describes it.
@@ -107,11 +125,15 @@ impl Requirement {
         self.acr_by_provider.get(provider).map_or(&[], Vec::as_slice)
     }
 
-    /// What the client is told about the reason.
+    /// What the client is told about the reason. Several patterns do not fit one field: the hint has to do then.
     pub fn wire_reason(&self) -> Option<ReasonRule> {
         let reason = self.reason.as_ref()?;
         let pattern = match reason.patterns.as_slice() {
-            [pattern] => Some(pattern.as_str().to_owned()),
+            [pattern] => {
+                let anchored = pattern.as_str();
+                let source = anchored.strip_prefix(r"\A(?:").and_then(|rest| rest.strip_suffix(r")\z"));
+                Some(source.unwrap_or(anchored).to_owned())
+            }
             _ => None,
         };
         Some(ReasonRule { pattern, hint: reason.hint.clone() })
@@ -141,8 +163,21 @@ pub struct Rule {
     pub name: String,
     /// For people.
     pub description: String,
+    /// Whom it is about.
+    pub subjects: Subjects,
+    /// What it protects.
+    pub actions: Vec<ActionPattern>,
     /// Whether it asks, or only records that it would have asked.
     pub enforcement: Enforcement,
+    /// Groups that the elevated token of a grant adds.
+    pub groups: Vec<String>,
+    condition: Option<Condition>,
+    acr: BTreeMap<String, Vec<String>>,
+    max_age: Option<Duration>,
+    reason: Option<Reason>,
+    ttl: Duration,
+    uses: Option<u32>,
+    covers: Covers,
 }
 
 /// What a rule does about the requests it protects.
@@ -154,6 +189,73 @@ pub enum Enforcement {
     Audit,
 }
 
+/// What one step-up covers, narrowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Covers {
+    Object,
+    Kind,
+    Namespace,
+    Rule,
+}
+
+#[derive(Clone, Debug)]
+struct Reason {
+    pattern: Option<Regex>,
+    hint: Option<String>,
+}
+
+/// Whom a rule is about.
+///
+/// Rules are about people. `system:` users (nodes, controllers, service accounts) are outside of every rule that does
+/// not name them, or the cluster's own garbage collection would stall; so are members of `system:masters`, whom
+/// authorization cannot stop either. A `system:` user is named by a pattern that begins with `system:`, among `users` or,
+/// unless it is the group of everybody, among `groups`. A member of `system:masters` is named by that group, or by the
+/// username to the letter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subjects {
+    /// Globs over usernames.
+    pub users: Vec<String>,
+    /// Globs over groups.
+    pub groups: Vec<String>,
+    /// Globs over usernames that are left out.
+    pub exclude_users: Vec<String>,
+    /// Globs over groups that are left out.
+    pub exclude_groups: Vec<String>,
+}
+
+/// What names of users and groups of the cluster itself begin with.
+pub(super) const SYSTEM: &str = "system:";
+/// The group that passes every authorizer.
+pub(super) const MASTERS: &str = "system:masters";
+/// Groups that everybody is in.
+const EVERYBODY: [&str; 2] = ["system:authenticated", "system:unauthenticated"];
+
+impl Subjects {
+    /// Every person.
+    pub fn everybody() -> Self {
+        Self { users: vec!["*".to_owned()], ..Self::default() }
+    }
+
+    /// Whether the rule is about this user.
+    pub fn include(&self, user: &str, groups: &[String]) -> bool {
+        let system = user.starts_with(SYSTEM);
+        let master = groups.iter().any(|group| group == MASTERS);
+        let by_user = |glob: &String| {
+            glob_matches(glob, user) && (!system || glob.starts_with(SYSTEM)) && (!master || !is_glob(glob))
+        };
+        let by_group = |glob: &String| {
+            groups.iter().any(|group| {
+                glob_matches(glob, group)
+                    && (!system || (glob.starts_with(SYSTEM) && !EVERYBODY.contains(&group.as_str())))
+                    && (!master || (glob.starts_with(SYSTEM) && group == MASTERS))
+            })
+        };
+        (self.users.iter().any(by_user) || self.groups.iter().any(by_group))
+            && !self.exclude_users.iter().any(|glob| glob_matches(glob, user))
+            && !self.exclude_groups.iter().any(|glob| groups.iter().any(|group| glob_matches(glob, group)))
+    }
+}
+
 /// Why a policy cannot be used: every problem that was found, a line each.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -162,19 +264,62 @@ pub struct PolicyError(String);
 impl Policy {
     /// Reads the file and compiles it against the configuration.
     pub fn load(file: &Path, config: &Config) -> Result<Self, PolicyError> {
-        let text =
-            std::fs::read_to_string(file).map_err(|error| PolicyError(format!("{}: {error}", file.display())))?;
+        let text = document::read(file).map_err(PolicyError)?;
         Self::parse(&text, &file.display().to_string(), &config.levels())
     }
 
     /// Compiles `text`; `file` is for messages.
-    pub fn parse(_text: &str, file: &str, _levels: &Levels) -> Result<Self, PolicyError> {
-        Err(PolicyError(format!("{file}: reading policies is not built yet")))
+    pub fn parse(text: &str, file: &str, levels: &Levels) -> Result<Self, PolicyError> {
+        let read::Draft { rules, warnings } = read::read(text, file, levels).map_err(PolicyError)?;
+        let mut index = Index::default();
+        for (rule, entry) in rules.iter().zip(0..) {
+            for (pattern, number) in rule.actions.iter().zip(0..) {
+                index.add(index::Entry { rule: entry, pattern: number }, pattern);
+            }
+        }
+        let matching = Matching::of(&rules);
+        Ok(Self { rules, index, matching, warnings })
     }
 
     /// What the policy says of a request.
-    pub fn decide(&self, _request: &Request<'_>) -> Decision<'_> {
-        Decision::Unprotected
+    pub fn decide(&self, request: &Request<'_>) -> Decision<'_> {
+        let mut about = Vec::new();
+        self.index.visit(request.action, |index::Entry { rule: number, pattern }| {
+            let rule = &self.rules[number as usize];
+            if rule.actions[pattern as usize].protects(request.action)
+                && rule.subjects.include(request.user, request.groups)
+            {
+                about.push(number);
+            }
+        });
+        if about.is_empty() {
+            return Decision::Unprotected;
+        }
+        about.sort_unstable();
+        about.dedup();
+
+        let facts = Facts::of(request);
+        let (mut enforced, mut would_ask, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+        for rule in about.into_iter().map(|number| &self.rules[number as usize]) {
+            // What cannot be evaluated protects.
+            let fault = match rule.condition.as_ref().map_or(Ok(true), |condition| condition.is_met(&facts)) {
+                Ok(true) => None,
+                Ok(false) => continue,
+                Err(fault) => Some(fault),
+            };
+            match rule.enforcement {
+                Enforcement::Audit => would_ask.push(WouldAsk { rule, fault }),
+                Enforcement::Enforce => {
+                    faults.extend(fault.map(|fault| format!("{}: {fault}", rule.name)));
+                    enforced.push(rule);
+                }
+            }
+        }
+        match merge(&enforced, request.action, faults) {
+            Some(requirement) => Decision::Protected { requirement, would_ask },
+            None if would_ask.is_empty() => Decision::Unprotected,
+            None => Decision::Audit(would_ask),
+        }
     }
 
     /// The rules, in the order of the file; the guardrails last.
@@ -184,17 +329,126 @@ impl Policy {
 
     /// Things that are allowed and probably not meant.
     pub fn warnings(&self) -> &[String] {
-        &[]
+        &self.warnings
+    }
+
+    /// What the API server is to ask about, as `render` writes it.
+    pub fn matching(&self) -> &Matching {
+        &self.matching
     }
 
     /// Digest, in hex, of the match rules that `render` derives from this policy: the API server sends it back as
     /// `?match=`, so that a stale rendering is noticed.
     pub fn match_digest(&self) -> &str {
-        ""
+        self.matching.digest()
     }
 
     /// The longest life of a grant of any rule.
     pub fn longest_ttl(&self) -> Duration {
-        Duration::ZERO
+        self.rules.iter().map(|rule| rule.ttl).max().unwrap_or_default()
     }
+}
+
+/// One requirement that satisfies every one of `rules`.
+fn merge(rules: &[&Rule], action: &Action, faults: Vec<String>) -> Option<Requirement> {
+    let (first, others) = rules.split_first()?;
+    let mut acr_by_provider = first.acr.clone();
+    for rule in others {
+        for (provider, values) in &mut acr_by_provider {
+            let accepted = rule.acr.get(provider);
+            values.retain(|acr| accepted.is_some_and(|accepted| accepted.contains(acr)));
+        }
+    }
+    let covers = rules.iter().map(|rule| rule.covers).min().unwrap_or(Covers::Object);
+    let permits = permitted(rules, action, covers);
+    Some(Requirement {
+        rules: rules.iter().map(|rule| rule.name.clone()).collect(),
+        description: describe(rules),
+        acr_values: distinct(acr_by_provider.values().flatten().cloned()),
+        acr_by_provider,
+        max_age: rules.iter().filter_map(|rule| rule.max_age).min(),
+        reason: merge_reasons(rules),
+        ttl: rules.iter().map(|rule| rule.ttl).min().unwrap_or_default(),
+        uses: rules.iter().filter_map(|rule| rule.uses).min(),
+        covers: if covers == Covers::Object {
+            vec![action.to_string()]
+        } else {
+            distinct(permits.iter().map(in_words))
+        },
+        permits,
+        groups: distinct(rules.iter().flat_map(|rule| &rule.groups).cloned()),
+        faults,
+    })
+}
+
+fn permitted(rules: &[&Rule], action: &Action, covers: Covers) -> Vec<ActionPattern> {
+    let own = || rules.iter().flat_map(|rule| &rule.actions).cloned();
+    let mut permits = match covers {
+        Covers::Object => vec![ActionPattern::exactly(action)],
+        Covers::Kind => vec![ActionPattern::of_kind(action)],
+        Covers::Namespace => own().map(|pattern| pattern.in_namespace(action.namespace.as_deref())).collect(),
+        Covers::Rule => own().collect(),
+    };
+    // A rule's own patterns lean wide when they protect and narrow when they permit: a protected `get` protects `list`,
+    // and does not permit it. What was asked for is always granted.
+    if !permits.iter().any(|pattern| pattern.permits(action)) {
+        permits.push(ActionPattern::exactly(action));
+    }
+    permits
+}
+
+fn merge_reasons(rules: &[&Rule]) -> Option<ReasonRequirement> {
+    let reasons: Vec<_> = rules.iter().filter_map(|rule| rule.reason.as_ref()).collect();
+    if reasons.is_empty() {
+        return None;
+    }
+    let mut patterns: Vec<Regex> = Vec::new();
+    for pattern in reasons.iter().filter_map(|reason| reason.pattern.as_ref()) {
+        if !patterns.iter().any(|other| other.as_str() == pattern.as_str()) {
+            patterns.push(pattern.clone());
+        }
+    }
+    let hints = distinct(reasons.iter().filter_map(|reason| reason.hint.clone()));
+    Some(ReasonRequirement { patterns, hint: (!hints.is_empty()).then(|| hints.join("; ")) })
+}
+
+/// Nobody reads more descriptions than this in a prompt.
+const MAX_DESCRIPTIONS: usize = 3;
+
+fn describe(rules: &[&Rule]) -> String {
+    let text = |rule: &&Rule| if rule.description.is_empty() { rule.name.clone() } else { rule.description.clone() };
+    let mut descriptions = distinct(rules.iter().map(text));
+    if let Some(more @ 1..) = descriptions.len().checked_sub(MAX_DESCRIPTIONS) {
+        descriptions.truncate(MAX_DESCRIPTIONS);
+        descriptions.push(format!("and {more} more rules"));
+    }
+    descriptions.join("; ")
+}
+
+/// A pattern as a person reads it: `delete namespaces (any) -n prod`.
+fn in_words(pattern: &ActionPattern) -> String {
+    let list = |globs: &[String]| globs.join(",").replace('=', "");
+    let everything = |globs: &[String]| globs.iter().any(|glob| glob == "*");
+    let mut words = list(&pattern.verbs);
+    if !pattern.non_resource_urls.is_empty() {
+        return format!("{words} {}", list(&pattern.non_resource_urls));
+    }
+    words += &format!(" {}", list(&pattern.resources));
+    match pattern.api_groups.as_slice() {
+        [core] if core.is_empty() => {}
+        groups => words += &format!(".{}", groups.join(",")),
+    }
+    if !everything(&pattern.names) {
+        words += &format!("/{}", list(&pattern.names));
+    }
+    if !everything(&pattern.namespaces) {
+        words += &format!(" -n {}", list(&pattern.namespaces));
+    }
+    words
+}
+
+/// Each one once, in order.
+fn distinct(items: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    items.filter(|item| seen.insert(item.clone())).collect()
 }

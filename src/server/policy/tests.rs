@@ -1,0 +1,617 @@
+#![allow(clippy::unwrap_used)]
+
+use serde_json::value::to_raw_value;
+
+use super::*;
+use crate::server::config::Level;
+
+fn levels() -> Levels {
+    let level = |name: &str, acr: &[&str]| Level {
+        name: name.to_owned(),
+        acr_values: acr.iter().map(ToString::to_string).collect(),
+    };
+    Levels {
+        providers: BTreeMap::from([(
+            "corp".to_owned(),
+            vec![
+                level("pwd", &["urn:stepup:pwd"]),
+                level("mfa", &["urn:stepup:mfa", "urn:stepup:otp"]),
+                level("hwk", &["urn:stepup:hwk"]),
+            ],
+        )]),
+        max_ttl: Duration::from_mins(15),
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    Policy::parse(text, "policy.yaml", &levels()).unwrap()
+}
+
+fn errors(text: &str) -> String {
+    Policy::parse(text, "policy.yaml", &levels()).unwrap_err().to_string()
+}
+
+/// `delete namespaces/prod`, `list secrets -A`, `patch apps deployments/scale -n prod web`.
+fn action(text: &str) -> Action {
+    let mut action = Action {
+        verb: String::new(),
+        group: String::new(),
+        resource: String::new(),
+        subresource: None,
+        namespace: None,
+        name: None,
+        path: None,
+    };
+    let mut words = text.split_whitespace();
+    action.verb = words.next().unwrap().to_owned();
+    while let Some(word) = words.next() {
+        match word {
+            "-n" => action.namespace = words.next().map(ToOwned::to_owned),
+            "-A" => {}
+            path if path.starts_with('/') => action.path = Some(path.to_owned()),
+            resource if action.resource.is_empty() => {
+                let (resource, subresource) = match resource.split_once('/') {
+                    Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+                    None => (resource, None),
+                };
+                action.subresource = subresource;
+                let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+                action.resource = resource.to_owned();
+                action.group = group.to_owned();
+            }
+            name => action.name = Some(name.to_owned()),
+        }
+    }
+    action.normalized()
+}
+
+fn decide<'p>(policy: &'p Policy, user: &str, groups: &[&str], text: &str) -> Decision<'p> {
+    let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+    let (action, extra) = (action(text), Extra::new());
+    policy.decide(&Request { user, groups: &groups, extra: &extra, action: &action, object: None, old_object: None })
+}
+
+fn rules_for(policy: &Policy, user: &str, groups: &[&str], text: &str) -> Vec<String> {
+    match decide(policy, user, groups, text) {
+        Decision::Protected { requirement, .. } => requirement.rules,
+        Decision::Audit(rules) => rules.iter().map(|rule| format!("audit {}", rule.name)).collect(),
+        Decision::Unprotected => vec![],
+    }
+}
+
+fn requirement(policy: &Policy, text: &str) -> Requirement {
+    match decide(policy, "alice", &[], text) {
+        Decision::Protected { requirement, .. } => requirement,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+const CASES: &str = r#"
+rules:
+- name: delete-namespace
+  actions: [{verbs: [delete], apiGroups: [""], resources: [namespaces], names: [prod, "prod-*"]}]
+- name: read-secrets
+  actions: [{verbs: [get], apiGroups: [""], resources: [secrets], namespaces: [pay]}]
+- name: network-policies
+  actions: [{verbs: [create, update, delete], apiGroups: [policy.networking.k8s.io], resources: [adminnetworkpolicies]}]
+- name: roll-out
+  actions: [{verbs: [update], apiGroups: [apps], resources: [deployments, deployments/scale], namespaces: [prod], names: [web]}]
+- name: exec
+  actions: [{verbs: [connect], apiGroups: [""], resources: [pods/exec, pods/attach], namespaces: [pay]}]
+- name: profiles
+  actions: [{verbs: [get], nonResourceURLs: [/debug/*]}]
+- name: nodes
+  subjects: {users: ["system:node:*"]}
+  actions: [{verbs: [delete], apiGroups: [""], resources: [nodes]}]
+- name: robots
+  subjects: {groups: ["system:serviceaccounts:ci"], exclude: {users: ["system:serviceaccount:ci:trusted"]}}
+  actions: [{verbs: ["*"], apiGroups: ["*"], resources: ["*"], namespaces: [prod]}]
+- name: masters
+  subjects: {groups: ["system:masters"]}
+  actions: [{verbs: [delete], apiGroups: [""], resources: [persistentvolumes]}]
+- name: by-name
+  subjects: {users: [root], groups: [sre]}
+  actions: [{verbs: [delete], apiGroups: [""], resources: [persistentvolumes]}]
+"#;
+
+#[test]
+fn what_is_protected_from_whom() {
+    let policy = policy(CASES);
+    let service_accounts = ["system:serviceaccounts", "system:serviceaccounts:ci", "system:authenticated"];
+    for (user, groups, text, rules) in [
+        // Every request that touches a protected object, whatever its form.
+        ("alice", &[][..], "delete namespaces prod", &["delete-namespace"][..]),
+        ("alice", &[], "delete namespaces prod-eu", &["delete-namespace"]),
+        ("alice", &[], "delete namespaces dev", &[]),
+        ("alice", &[], "deletecollection namespaces", &["delete-namespace"]),
+        ("alice", &[], "get namespaces prod", &[]),
+        ("alice", &[], "get secrets -n pay db", &["read-secrets"]),
+        ("alice", &[], "list secrets -n pay", &["read-secrets"]),
+        ("alice", &[], "watch secrets -n pay", &["read-secrets"]),
+        ("alice", &[], "list secrets -A", &["read-secrets"]),
+        ("alice", &[], "watch secrets -A", &["read-secrets"]),
+        ("alice", &[], "list secrets -n dev", &[]),
+        ("alice", &[], "get secrets -n dev db", &[]),
+        ("alice", &[], "patch adminnetworkpolicies.policy.networking.k8s.io deny", &["network-policies"]),
+        ("alice", &[], "create adminnetworkpolicies.policy.networking.k8s.io", &["network-policies"]),
+        ("alice", &[], "patch deployments.apps/scale -n prod web", &["roll-out"]),
+        ("alice", &[], "patch deployments.apps -n prod web", &["roll-out"]),
+        ("alice", &[], "patch deployments.apps -n prod api", &[]),
+        ("alice", &[], "patch deployments.apps/status -n prod web", &[]),
+        ("alice", &[], "create pods/exec -n pay api-0", &["exec"]),
+        ("alice", &[], "get pods/attach -n pay api-0", &["exec"]),
+        ("alice", &[], "create pods/exec -n dev api-0", &[]),
+        ("alice", &[], "get /debug/pprof", &["profiles"]),
+        ("alice", &[], "get /metrics", &[]),
+        // Rules are about people.
+        (
+            "system:serviceaccount:kube-system:namespace-controller",
+            &["system:serviceaccounts"],
+            "delete namespaces prod",
+            &[],
+        ),
+        ("system:kube-controller-manager", &["system:authenticated"], "list secrets -A", &[]),
+        ("system:apiserver", &["system:masters"], "get secrets -n pay db", &[]),
+        ("system:node:a", &["system:nodes"], "delete nodes b", &["nodes"]),
+        ("alice", &[], "delete nodes b", &[]),
+        ("system:serviceaccount:ci:deployer", &service_accounts, "create configmaps -n prod x", &["robots"]),
+        ("system:serviceaccount:ci:trusted", &service_accounts, "create configmaps -n prod x", &[]),
+        ("system:serviceaccount:ci:deployer", &service_accounts, "create configmaps -n dev x", &[]),
+        // Members of system:masters, only when they are named.
+        ("admin", &["system:masters"], "delete namespaces prod", &[]),
+        ("admin", &["system:masters"], "delete persistentvolumes v", &["masters"]),
+        ("root", &["system:masters"], "delete persistentvolumes v", &["masters", "by-name"]),
+        ("alice", &["sre"], "delete persistentvolumes v", &["by-name"]),
+        ("admin", &["system:masters", "sre"], "delete persistentvolumes v", &["masters"]),
+        ("alice", &["dev"], "delete persistentvolumes v", &[]),
+        // What could switch us off.
+        ("alice", &[], "delete validatingwebhookconfigurations.admissionregistration.k8s.io x", &["guardrails"]),
+        ("alice", &[], "patch mutatingadmissionpolicybindings.admissionregistration.k8s.io x", &["guardrails"]),
+        ("alice", &[], "get validatingwebhookconfigurations.admissionregistration.k8s.io x", &[]),
+        ("alice", &[], "impersonate userextras.authentication.k8s.io/scopes x", &["guardrails"]),
+        ("alice", &[], "impersonate:user-info userextras.authentication.k8s.io/scopes x", &["guardrails"]),
+        ("alice", &[], "impersonate users bob", &[]),
+        ("system:serviceaccount:a:b", &[], "patch validatingwebhookconfigurations.admissionregistration.k8s.io x", &[]),
+    ] {
+        assert_eq!(rules_for(&policy, user, groups, text), rules, "{user} {groups:?}: {text}");
+    }
+}
+
+#[test]
+fn everybody_is_not_a_way_to_name_system_users() {
+    for subjects in
+        [r#"{users: ["*"]}"#, r#"{groups: ["*"]}"#, r#"{groups: ["system:authenticated"]}"#, r#"{users: ["?ystem:*"]}"#]
+    {
+        let policy = policy(&format!(
+            "rules: [{{name: a, subjects: {subjects}, actions: [{{verbs: ['*'], apiGroups: ['*'], resources: ['*']}}]}}]"
+        ));
+        let groups = ["system:authenticated", "system:nodes"];
+        assert!(rules_for(&policy, "system:node:a", &groups, "delete pods -n a b").is_empty(), "{subjects}");
+        assert!(rules_for(&policy, "admin", &["system:masters", groups[0]], "delete pods -n a b").is_empty());
+    }
+}
+
+#[test]
+fn all_rules_about_a_request_must_be_satisfied() {
+    let policy = policy(
+        r#"
+defaults: {require: {acr: [mfa], maxAge: 10m}, grant: {ttl: 10m, uses: unlimited, covers: rule}}
+rules:
+- name: one
+  description: read payment secrets
+  actions: [{verbs: [get, list], apiGroups: [""], resources: [secrets], namespaces: [pay]}]
+  require: {reason: {pattern: '[A-Z]+-\d+', hint: a ticket}}
+  grant: {groups: ["stepup:b", "stepup:a"]}
+- name: two
+  description: read production secrets
+  actions: [{verbs: [get, list], apiGroups: [""], resources: [secrets], namespaces: [prod]}]
+  require: {acr: [hwk, pwd], maxAge: 1m, reason: {required: true}}
+  grant: {ttl: 1m, uses: 3, covers: namespace, groups: ["stepup:a"]}
+- name: three
+  actions: [{verbs: [list], apiGroups: [""], resources: [secrets], namespaces: [other]}]
+  enforcement: audit
+"#,
+    );
+    let one = requirement(&policy, "get secrets -n pay db");
+    assert_eq!(one.rules, ["one"]);
+    assert_eq!(one.description, "read payment secrets");
+    assert_eq!(one.acr_values, ["urn:stepup:mfa", "urn:stepup:otp", "urn:stepup:hwk"]);
+    assert_eq!(one.acr_values_for("corp"), one.acr_values);
+    assert!(one.acr_values_for("elsewhere").is_empty());
+    assert_eq!((one.max_age, one.ttl, one.uses), (Some(Duration::from_mins(10)), Duration::from_mins(10), None));
+    assert_eq!(one.covers, ["get,list secrets -n pay"]);
+    assert_eq!(one.permits, policy.rules()[0].actions);
+    let reason = one.wire_reason().unwrap();
+    assert_eq!((reason.pattern.as_deref(), reason.hint.as_deref()), (Some(r"[A-Z]+-\d+"), Some("a ticket")));
+    for (reason, good) in [("OPS-1", true), ("see OPS-1", false), ("OPS-1\n", false), ("", false), ("  ", false)] {
+        assert_eq!(one.reason.as_ref().unwrap().accepts(reason), good, "{reason:?}");
+    }
+
+    let Decision::Protected { requirement: all, would_ask } = decide(&policy, "alice", &[], "list secrets -A") else {
+        panic!("a list of everything touches both");
+    };
+    assert_eq!(all.rules, ["one", "two"]);
+    assert_eq!(all.description, "read payment secrets; read production secrets");
+    assert_eq!(all.acr_values, ["urn:stepup:mfa", "urn:stepup:otp", "urn:stepup:hwk"]);
+    assert_eq!((all.max_age, all.ttl, all.uses), (Some(Duration::from_mins(1)), Duration::from_mins(1), Some(3)));
+    assert_eq!(all.groups, ["stepup:b", "stepup:a"]);
+    assert!(all.reason.as_ref().unwrap().accepts("OPS-1") && !all.reason.as_ref().unwrap().accepts("because"));
+    assert!(all.permits.iter().any(|pattern| pattern.permits(&action("list secrets -A"))));
+    assert_eq!(would_ask.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>(), ["three"]);
+
+    assert!(
+        matches!(decide(&policy, "alice", &[], "list secrets -n other"), Decision::Audit(rules) if rules.len() == 1)
+    );
+    assert_eq!(policy.longest_ttl(), Duration::from_mins(10));
+}
+
+#[test]
+fn rules_that_contradict_each_other_cannot_be_satisfied() {
+    let policy = policy(
+        r#"
+rules:
+- {name: a, actions: [{verbs: [get], apiGroups: [""], resources: [secrets]}], require: {acr: ["urn:x"]}}
+- {name: b, actions: [{verbs: [get], apiGroups: [""], resources: [secrets]}], require: {acr: ["urn:y"]}}
+"#,
+    );
+    let requirement = requirement(&policy, "get secrets -n a b");
+    assert_eq!(requirement.rules, ["a", "b"]);
+    assert!(requirement.acr_values.is_empty() && requirement.acr_values_for("corp").is_empty());
+}
+
+#[test]
+fn a_higher_level_satisfies_a_lower_one_and_the_strictest_is_the_default() {
+    let policy = policy(
+        r#"
+rules:
+- {name: low, actions: [{verbs: [get], apiGroups: [""], resources: [a]}], require: {acr: [pwd]}}
+- {name: one-value, actions: [{verbs: [get], apiGroups: [""], resources: [b]}], require: {acr: ["urn:stepup:otp"]}}
+- {name: unsaid, actions: [{verbs: [get], apiGroups: [""], resources: [c]}]}
+"#,
+    );
+    let low = requirement(&policy, "get a x");
+    assert_eq!(low.acr_values, ["urn:stepup:pwd", "urn:stepup:mfa", "urn:stepup:otp", "urn:stepup:hwk"]);
+    assert_eq!(requirement(&policy, "get b x").acr_values, ["urn:stepup:otp"]);
+    let unsaid = requirement(&policy, "get c x");
+    assert_eq!(unsaid.acr_values, ["urn:stepup:hwk"]);
+    assert_eq!((unsaid.ttl, unsaid.uses, unsaid.max_age), (Duration::from_mins(5), Some(1), None));
+}
+
+#[test]
+fn a_level_of_one_provider_says_nothing_at_another() {
+    let mut levels = levels();
+    let weak = Level { name: "mfa".to_owned(), acr_values: vec!["1".to_owned()] };
+    levels.providers.insert("other".to_owned(), vec![weak]);
+    let text = "rules: [{name: a, actions: [{verbs: [get], apiGroups: [''], resources: [a]}], require: {acr: [mfa]}}]";
+    let policy = Policy::parse(text, "p", &levels).unwrap();
+    let requirement = requirement(&policy, "get a x");
+    assert_eq!(requirement.acr_values_for("other"), ["1"]);
+    assert!(!requirement.acr_values_for("corp").contains(&"1".to_owned()));
+    assert_eq!(requirement.acr_values, ["urn:stepup:mfa", "urn:stepup:otp", "urn:stepup:hwk", "1"]);
+}
+
+#[test]
+fn what_one_step_up_covers() {
+    let policy = |covers: &str| {
+        policy(&format!(
+            "rules: [{{name: a, actions: [{{verbs: [get, delete], apiGroups: ['', apps], resources: [secrets, deployments], \
+             namespaces: [prod, pay]}}], grant: {{covers: {covers}}}}}]"
+        ))
+    };
+    for (covers, asked, permitted, not_permitted) in [
+        (
+            "object",
+            "delete secrets -n prod a",
+            &["delete secrets -n prod a"][..],
+            &["delete secrets -n prod b", "get secrets -n prod a"][..],
+        ),
+        ("object", "list secrets -n prod", &["list secrets -n prod"], &["get secrets -n prod a", "list secrets -A"]),
+        (
+            "kind",
+            "delete secrets -n prod a",
+            &["delete secrets -n prod b"],
+            &["delete secrets -n pay a", "get secrets -n prod a"],
+        ),
+        ("kind", "list secrets -n prod", &["get secrets -n prod a", "watch secrets -n prod"], &["list secrets -A"]),
+        ("kind", "list secrets -A", &["list secrets -A", "get secrets -n pay a"], &["delete secrets -n pay a"]),
+        (
+            "namespace",
+            "delete secrets -n prod a",
+            &["get deployments.apps -n prod b"],
+            &["get secrets -n pay a", "patch secrets -n prod a"],
+        ),
+        ("rule", "delete secrets -n prod a", &["get deployments.apps -n pay b"], &["delete secrets -n dev a"]),
+        ("rule", "list secrets -A", &["list secrets -A"], &["watch secrets -A"]),
+        ("rule", "list secrets -n pay", &["list secrets -n pay"], &["watch secrets -n pay"]),
+        (
+            "namespace",
+            "deletecollection secrets -n pay",
+            &["deletecollection secrets -n pay"],
+            &["deletecollection secrets -n prod"],
+        ),
+    ] {
+        let policy = policy(covers);
+        let requirement = requirement(&policy, asked);
+        let permits = |text: &str| requirement.permits.iter().any(|pattern| pattern.permits(&action(text)));
+        assert!(permits(asked), "{covers}: {asked}");
+        for text in permitted {
+            assert!(permits(text), "{covers}: {asked} should permit {text}");
+        }
+        for text in not_permitted {
+            assert!(!permits(text), "{covers}: {asked} should not permit {text}");
+        }
+        assert!(!requirement.covers.is_empty());
+    }
+}
+
+#[test]
+fn a_condition_decides_and_whatever_goes_wrong_protects() {
+    let policy = policy(
+        r#"
+rules:
+- name: to-zero
+  actions: [{verbs: [update], apiGroups: [apps], resources: [deployments]}]
+  condition: object.spec.replicas == 0 && oldObject.spec.replicas > 0
+- name: not-mine
+  actions: [{verbs: [get], apiGroups: [""], resources: [secrets]}]
+  condition: action.namespace != user.username
+- name: careless
+  actions: [{verbs: [get], apiGroups: [""], resources: [configmaps]}]
+  condition: has(object.metadata.labels.secret)
+- name: no-bool
+  actions: [{verbs: [get], apiGroups: [""], resources: [pods]}]
+  condition: user.username
+  enforcement: audit
+"#,
+    );
+    let raw = |replicas: i32| to_raw_value(&serde_json::json!({"spec": {"replicas": replicas}})).unwrap();
+    let (zero, three) = (raw(0), raw(3));
+    let odd = to_raw_value(&serde_json::json!({"spec": null})).unwrap();
+    let (patch, extra) = (action("patch deployments.apps -n a web"), Extra::new());
+    let mut request =
+        Request { user: "alice", groups: &[], extra: &extra, action: &patch, object: None, old_object: None };
+    for (object, old, protected, faults) in [
+        (Some(&zero), Some(&three), true, 0),
+        (Some(&three), Some(&zero), false, 0),
+        (Some(&odd), Some(&three), true, 1),
+        (Some(&zero), None, true, 1),
+        (None, None, true, 1),
+    ] {
+        (request.object, request.old_object) = (object.map(AsRef::as_ref), old.map(AsRef::as_ref));
+        match policy.decide(&request) {
+            Decision::Protected { requirement, .. } => {
+                assert_eq!((true, requirement.faults.len()), (protected, faults))
+            }
+            other => assert!(!protected, "{other:?}"),
+        }
+    }
+    assert!(rules_for(&policy, "alice", &[], "get secrets -n alice a").is_empty());
+    assert_eq!(rules_for(&policy, "alice", &[], "get secrets -n bob a"), ["not-mine"]);
+    assert_eq!(rules_for(&policy, "alice", &[], "list secrets -A"), ["not-mine"]);
+    assert_eq!(rules_for(&policy, "alice", &[], "get configmaps -n a b"), ["careless"]);
+    let Decision::Audit(rules) = decide(&policy, "alice", &[], "get pods -n a b") else { panic!() };
+    assert!(rules[0].fault.as_ref().unwrap().contains("not true or false"));
+}
+
+#[test]
+fn mistakes_are_told_with_their_place_and_what_to_do() {
+    let text = r#"
+defaults:
+  grants: {ttl: 5m}
+guardrails: onn
+rules:
+- name: a
+  action: []
+- name: a
+  actions:
+  - {verbs: [gett, exec, Delete], apiGroups: [""], resources: [Pods, dep*, deployments.apps, a/b/c]}
+  - {verbs: [get], resources: [pods]}
+  - {verbs: [get], nonResourceURLs: [metrics], namespaces: [a]}
+  - {verbs: [], apiGroups: [apps/v1], resources: [x], names: [], namespaces: ["a[bc]", ""]}
+  condition: user.name =
+  require: {acr: [mfaa], maxAge: 0s, reason: {pattern: "("}}
+  grant: {ttl: 1h, uses: 0, covers: objects, groups: [admins]}
+  enforcement: audits
+- name: Bad Name
+  subjects: {users: [], exclude: {user: [a]}}
+  actions: [{verbs: [assume], apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], names: [admin]}]
+- name: guardrails
+  actions: [{verbs: [get], apiGroups: [""], resources: [pods]}]
+  grant: {ttl: 0s, uses: many}
+  require: {acr: []}
+- just text
+ruls: []
+"#;
+    let told = errors(text);
+    for expected in [
+        "policy.yaml:3:3: unknown key `grants` in `defaults`: did you mean `grant`?",
+        "policy.yaml:4:13: `guardrails`: unknown value `onn`: it is one of enforce, audit, off",
+        "`a.actions` is missing",
+        "policy.yaml:7:3: unknown key `action` in `a`: did you mean `actions`?",
+        "policy.yaml:8:9: `a.name`: there is another rule named `a`",
+        "`gett`: unknown verb: did you mean `get`?",
+        "`exec`: not a verb: write verbs [connect] and resources such as [pods/exec]",
+        "`Delete`: unknown verb: did you mean `delete`?",
+        "`Pods`: a resource is the plural in lower case",
+        "`dep*`: a resource is written out",
+        "`deployments.apps`: the resource without its group",
+        "`a/b/c`: a resource is written `pods` or `pods/exec`",
+        "name the API groups of the resources",
+        "paths and resources do not mix",
+        "`metrics`: a path begins with `/`",
+        "name at least one verb",
+        "`apps/v1`: the group without the version",
+        "an empty list matches nothing",
+        "only `*` and `?` are special",
+        "not a CEL expression",
+        "unknown level `mfaa`: did you mean `mfa`?",
+        "a sign-in takes longer than this",
+        "not a regular expression: unclosed group",
+        "1h is longer than token.maxTtl of the configuration (15m)",
+        "a grant that may be used 0 times is none",
+        "unknown value `objects`: did you mean `object`?",
+        "`admins`: a group that a grant adds begins with `stepup:`",
+        "unknown value `audits`: did you mean `audit`?",
+        "may have only the characters a-z, 0-9 and -",
+        "the rule would be about nobody",
+        "unknown key `user` in `Bad Name.subjects.exclude`: did you mean `users`?",
+        "a role is assumed through groups",
+        "the built-in rule has this name",
+        "must be more than 0",
+        "expected a number such as 1, or unlimited, not `many`",
+        "name at least one level",
+        "policy.yaml:25:3: `rules[4]` must be a mapping",
+        "policy.yaml:26:1: unknown key `ruls`: did you mean `rules`?",
+    ] {
+        assert!(told.contains(expected), "{expected:?} is not in\n{told}");
+    }
+    assert!(told.lines().all(|line| line.starts_with("policy.yaml:")), "{told}");
+    for text in ["", "[]", "rules", "rules: 5", "rules: [[]]", "\0", "a: b: c"] {
+        assert!(errors(text).starts_with("policy.yaml:"), "{text:?}: {}", errors(text));
+    }
+    assert!(policy("rules: []\nguardrails: off").rules().is_empty());
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let mut levels = levels();
+    levels
+        .providers
+        .insert("other".to_owned(), vec![Level { name: "low".to_owned(), acr_values: vec!["0".to_owned()] }]);
+    let text = "guardrails: off\nrules: [{name: a, actions: [{verbs: [frobnicate], apiGroups: [''], resources: [a]}], \
+                require: {acr: [mfa]}}]";
+    let warnings = Policy::parse(text, "p", &levels).unwrap().warnings().join("\n");
+    assert!(
+        warnings.contains("frobnicate") && warnings.contains("at `other`") && warnings.contains("guardrails are off")
+    );
+}
+
+/// Small numbers from a fixed seed (xorshift), so that a failure can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+
+    fn one<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len())]
+    }
+
+    fn some(&mut self, list: &[&str]) -> Vec<String> {
+        (0..=self.below(2)).map(|_| self.one(list).to_owned()).collect()
+    }
+}
+
+const SOME_VERBS: [&str; 11] =
+    ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "connect", "impersonate", "*"];
+const SOME_NAMES: [&str; 12] = ["a", "b", "ab", "abc", "prod", "prod-1", "é", "*", "a*", "*b", "prod-*", "a?c"];
+
+fn random_pattern(dice: &mut Dice) -> ActionPattern {
+    if dice.below(12) == 0 {
+        return ActionPattern {
+            verbs: dice.some(&SOME_VERBS),
+            api_groups: vec![],
+            resources: vec![],
+            namespaces: vec!["*".into()],
+            names: vec!["*".into()],
+            non_resource_urls: dice.some(&["/a", "/a/*", "*", "/b?", "=/a*"]),
+        };
+    }
+    let resources = [
+        "pods",
+        "secrets",
+        "namespaces",
+        "pods/exec",
+        "pods/*",
+        "*",
+        "*/exec",
+        "*/*",
+        "deployments/scale",
+        "deployments",
+    ];
+    let globs = [&SOME_NAMES[..], &["=a*", "=b", "??", "*"]].concat();
+    ActionPattern {
+        verbs: dice.some(&SOME_VERBS),
+        api_groups: dice.some(&["", "apps", "*"]),
+        resources: dice.some(&resources),
+        namespaces: dice.some(&globs),
+        names: dice.some(&globs),
+        non_resource_urls: vec![],
+    }
+}
+
+fn random_action(dice: &mut Dice) -> Action {
+    let path = (dice.below(12) == 0).then(|| dice.one(&["/a", "/a/b", "/b1", "/c", "/a*"]).to_owned());
+    let resource = dice.one(&["pods", "secrets", "namespaces", "deployments"]);
+    let subresource = dice.one(&["", "", "", "exec", "scale", "status"]).to_owned();
+    let part = |dice: &mut Dice| (dice.below(3) > 0).then(|| dice.one(&SOME_NAMES).to_owned());
+    Action {
+        verb: dice.one(&SOME_VERBS[..10]).to_owned(),
+        group: dice.one(&["", "", "apps", "batch"]).to_owned(),
+        resource: if path.is_some() { String::new() } else { resource.to_owned() },
+        subresource: Some(subresource),
+        namespace: part(dice),
+        name: part(dice),
+        path,
+    }
+    .normalized()
+}
+
+#[test]
+fn the_index_finds_what_a_search_through_all_rules_finds() {
+    let mut dice = Dice(0x5DEE_CE66_D1CE_4E5B);
+    let mut found = 0;
+    for _ in 0..60 {
+        let patterns: Vec<_> = (0..40).map(|_| random_pattern(&mut dice)).collect();
+        let mut index = Index::default();
+        for (number, pattern) in patterns.iter().enumerate() {
+            index.add(index::Entry { rule: u32::try_from(number).unwrap(), pattern: 0 }, pattern);
+        }
+        for _ in 0..200 {
+            let action = random_action(&mut dice);
+            let mut indexed = Vec::new();
+            index.visit(&action, |entry| {
+                if patterns[entry.rule as usize].protects(&action) {
+                    indexed.push(entry.rule as usize);
+                }
+            });
+            indexed.sort_unstable();
+            indexed.dedup();
+            let searched: Vec<_> = (0..patterns.len()).filter(|number| patterns[*number].protects(&action)).collect();
+            assert_eq!(indexed, searched, "{action:?}");
+            found += searched.len();
+        }
+    }
+    assert!(found > 5_000, "{found}");
+}
+
+#[test]
+fn a_decision_takes_as_long_with_many_rules_as_with_few() {
+    let many = |rules: usize| {
+        let mut text = "rules:\n".to_owned();
+        for number in 0..rules {
+            text += &format!(
+                "- name: r{number}\n  actions: [{{verbs: [delete], apiGroups: [''], resources: [secrets], namespaces: \
+                 [ns{number}, 'team-{number}-*'], names: [a, b]}}]\n"
+            );
+        }
+        policy(&text)
+    };
+    let seen = |policy: &Policy, text: &str| {
+        let mut seen = 0;
+        policy.index.visit(&action(text), |_| seen += 1);
+        seen
+    };
+    let (few, lots) = (many(10), many(5_000));
+    for text in
+        ["delete secrets -n ns7 a", "delete secrets -n team-7-x b", "delete secrets -n other a", "get pods -n ns7 a"]
+    {
+        assert_eq!(seen(&few, text), seen(&lots, text), "{text}");
+        assert!(seen(&lots, text) <= 2);
+    }
+    assert_eq!(rules_for(&lots, "alice", &[], "delete secrets -n ns4999 a"), ["r4999"]);
+}
