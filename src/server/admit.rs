@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::action::Action;
-use crate::server::app::{App, Unavailable};
+use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source, Verdict};
 use crate::server::challenge::{self, Answer, Occasion};
 use crate::server::grant::{self, Presented, Usage};
@@ -93,35 +93,38 @@ struct Protected<'a> {
 }
 
 impl Protected<'_> {
+    /// Decides, and decides again while what it read changes under it.
     async fn decide(&self) -> Result<AdmissionResponse, Unavailable> {
-        let user = &self.request.user_info;
-        // Set when the objects seen so far show that the open collection request is over and this is another.
+        // Set when the objects seen so far may show that the open collection request is over and this is another.
         let mut fresh = false;
-        self.app
-            .until_committed(async || {
-                if let Some(verdict) = self.app.store.verdict(&self.request.uid).await? {
-                    return Ok(Some(verdict));
-                }
-                match grant::presented(self.app, &user.username, &user.extra).await? {
-                    Presented::Foreign(id) => self.refuse_foreign(id).await.map(Some),
-                    Presented::Base(credential) => self.deny(credential.as_deref()).await,
-                    Presented::Elevated(grants) => {
-                        let object = object_name(self.request);
-                        let covering =
-                            grant::covering(&grants, &self.requirement, &self.action, &object, fresh, self.now);
-                        match covering {
-                            Some((grant, usage)) => {
-                                fresh = matches!(usage, Usage::GoOn(_));
-                                self.allow(grant, usage).await
-                            }
-                            // Its grant is over, or for something else: the person has base rights. The token's id is
-                            // no base token's, so the challenge is the user's alone.
-                            None => self.deny(None).await,
-                        }
-                    }
-                }
-            })
-            .await
+        for _ in 0..ATTEMPTS {
+            if let Some(response) = self.attempt(&mut fresh).await? {
+                return Ok(response);
+            }
+        }
+        Err(Unavailable::Contended)
+    }
+
+    async fn attempt(&self, fresh: &mut bool) -> Result<Option<AdmissionResponse>, Unavailable> {
+        let user = &self.request.user_info;
+        if let Some(verdict) = self.app.store.verdict(&self.request.uid).await? {
+            return Ok(Some(verdict));
+        }
+        let grants = match grant::presented(self.app, &user.username, &user.extra).await? {
+            Presented::Foreign(id) => return self.refuse_foreign(id).await.map(Some),
+            Presented::Base(credential) => return self.deny(credential.as_deref()).await,
+            Presented::Elevated(grants) => grants,
+        };
+        let object = object_name(self.request);
+        match grant::covering(&grants, &self.requirement, &self.action, &object, *fresh, self.now) {
+            Some((grant, usage)) => {
+                *fresh = matches!(usage, Usage::GoOn(_));
+                self.allow(grant, usage).await
+            }
+            // Its grant is over, or for something else: the person has base rights. The token's id is no base token's,
+            // so the challenge is the user's alone.
+            None => self.deny(None).await,
+        }
     }
 
     /// Lets the request through on `grant`; `None` when something changed meanwhile.

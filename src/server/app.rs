@@ -57,8 +57,9 @@ impl Unavailable {
     }
 }
 
-/// How often a flow decides again because what it read has changed, before it gives up.
-const ATTEMPTS: usize = 16;
+/// How often a flow decides again because what it read has changed, before it gives up with
+/// [`Unavailable::Contended`].
+pub const ATTEMPTS: usize = 16;
 
 impl App {
     /// Puts the parts together.
@@ -105,22 +106,26 @@ impl App {
         Ok(Committed::Done)
     }
 
-    /// Decides and commits, again and again while what was read changes under it.
-    pub async fn until_committed<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<Option<T>, Unavailable>,
-    ) -> Result<T, Unavailable> {
-        for _ in 0..ATTEMPTS {
-            if let Some(outcome) = attempt().await? {
-                return Ok(outcome);
-            }
-        }
-        Err(Unavailable::Contended)
-    }
-
     /// Whether this person could step up at some provider.
     pub fn can_step_up(&self, user: &str, groups: &[String]) -> bool {
         !user.starts_with("system:")
             && self.config.identity_providers.iter().any(|provider| provider.can_step_up.include(user, groups))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{admit, authorize, exchange, grant};
+
+    /// The flows run on a runtime with several threads.
+    #[allow(dead_code, reason = "it is enough that it compiles")]
+    fn flows_are_send(app: &App, source: &crate::server::audit::Source, asker: &crate::server::identity::Identity) {
+        fn send<T: Send>(_: T) {}
+        let now = chrono::DateTime::UNIX_EPOCH;
+        send(admit::review(app, serde_json::from_str("").expect("never run"), source, now));
+        send(authorize::review(app, serde_json::from_str("").expect("never run"), source, now));
+        send(exchange::exchange(app, serde_json::from_str("").expect("never run"), source, now));
+        send(grant::revoke(app, asker, "", source, now));
     }
 }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use crate::action::Action;
 use crate::server::admit::{hopeless, how_to_elevate, note_faults, note_would_ask, step_up_required, used};
-use crate::server::app::{App, Unavailable};
+use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Occasion};
 use crate::server::grant::{self, Presented, Usage};
@@ -82,25 +82,31 @@ struct Protected<'a> {
 }
 
 impl Protected<'_> {
+    /// Decides, and decides again while what it read changes under it.
     async fn decide(&self) -> Result<AccessAnswer, Unavailable> {
-        self.app
-            .until_committed(async || match grant::presented(self.app, &self.spec.user, &self.spec.extra).await? {
-                Presented::Foreign(id) => {
-                    tracing::warn!(user = self.spec.user, grant = id, "a grant was presented by somebody else");
-                    let required = step_up_required(&self.requirement, &self.action);
-                    self.refuse("foreign-grant", format!("{required}; the grant you present is not yours"))
-                        .await
-                        .map(Some)
-                }
-                Presented::Base(credential) => self.deny(credential.as_deref()).await,
-                Presented::Elevated(grants) => {
-                    match grant::covering(&grants, &self.requirement, &self.action, "", true, self.now) {
-                        Some((grant, usage)) => self.go_on(grant, usage).await,
-                        None => self.deny(None).await,
-                    }
-                }
-            })
-            .await
+        for _ in 0..ATTEMPTS {
+            if let Some(answer) = self.attempt().await? {
+                return Ok(answer);
+            }
+        }
+        Err(Unavailable::Contended)
+    }
+
+    async fn attempt(&self) -> Result<Option<AccessAnswer>, Unavailable> {
+        let grants = match grant::presented(self.app, &self.spec.user, &self.spec.extra).await? {
+            Presented::Foreign(id) => {
+                tracing::warn!(user = self.spec.user, grant = id, "a grant was presented by somebody else");
+                let required = step_up_required(&self.requirement, &self.action);
+                let message = format!("{required}; the grant you present is not yours");
+                return self.refuse("foreign-grant", message).await.map(Some);
+            }
+            Presented::Base(credential) => return self.deny(credential.as_deref()).await,
+            Presented::Elevated(grants) => grants,
+        };
+        match grant::covering(&grants, &self.requirement, &self.action, "", true, self.now) {
+            Some((grant, usage)) => self.go_on(grant, usage).await,
+            None => self.deny(None).await,
+        }
     }
 
     /// Has no opinion, because `grant` covers the request; `None` when something changed meanwhile.
@@ -150,8 +156,8 @@ async fn ended_role(
     source: &Source,
     now: DateTime<Utc>,
 ) -> Result<Option<AccessAnswer>, Unavailable> {
-    let mut granted = spec.groups.iter().filter(|group| group.starts_with(GRANTED_GROUP)).peekable();
-    if granted.peek().is_none() {
+    let is_granted = |group: &str| group.starts_with(GRANTED_GROUP);
+    if !spec.groups.iter().any(|group| is_granted(group)) {
         return Ok(None);
     }
     let grants = match grant::presented(app, &spec.user, &spec.extra).await? {
@@ -161,7 +167,7 @@ async fn ended_role(
     let is_live = |group: &String| {
         grants.iter().any(|grant| grant.document.is_live(now) && grant.document.grant.groups.contains(group))
     };
-    let Some(ended) = granted.find(|group| !is_live(group)) else { return Ok(None) };
+    let Some(ended) = spec.groups.iter().find(|group| is_granted(group) && !is_live(group)) else { return Ok(None) };
     let message =
         format!("the grant that gave you {ended} has ended: give it up with \"kubectl stepup drop\", or step up again");
     let audit = Record {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::action::Action;
-use crate::server::app::{App, Unavailable};
+use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source, Verdict};
 use crate::server::failure::Failure;
 use crate::server::identity::Identity;
@@ -136,6 +136,17 @@ impl ChallengeRecord {
             Answer::NotTakenUp
         } else {
             Answer::Ask
+        }
+    }
+
+    /// An audit record of `event` about it.
+    fn record(&self, event: Event, source: &Source, now: DateTime<Utc>) -> Record {
+        Record {
+            user: self.user.clone(),
+            rules: self.rules.clone(),
+            actions: self.actions.iter().map(ToString::to_string).collect(),
+            challenge: Some(self.id.clone()),
+            ..Record::new(event, now).from(source)
         }
     }
 
@@ -270,38 +281,41 @@ pub async fn request(
     let mut challenges = Vec::new();
     for (requirement, actions) in &groups {
         let occasion = Occasion { user: &asker.user, credential: asker.jti.as_deref(), requirement, actions };
-        let challenge = app
-            .until_committed(async || {
-                let fresh = occasion.challenge(app.config.limits.challenge_ttl, now);
-                let existing = app.store.challenge_by_key(&fresh.key).await?;
-                let version = existing.as_ref().map(|existing| existing.version);
-                let evicted =
-                    if version.is_none() { over_the_limit(app, occasion.user, now).await? } else { Vec::new() };
-                let challenge = match existing {
-                    Some(Versioned { document, .. }) if document.is_pending(now) => {
-                        ChallengeRecord { expires_at: fresh.expires_at, ..document }
-                    }
-                    _ => fresh,
-                };
-                let audit = Record {
-                    user: challenge.user.clone(),
-                    rules: challenge.rules.clone(),
-                    actions: challenge.actions.iter().map(ToString::to_string).collect(),
-                    challenge: Some(challenge.id.clone()),
-                    ..Record::new(Event::Challenge, now).from(source)
-                };
-                let transaction = Transaction {
-                    challenges: vec![(version, challenge.clone())],
-                    evicted,
-                    audit: vec![audit],
-                    ..Transaction::default()
-                };
-                Ok((app.commit(transaction).await? == Committed::Done).then_some(challenge))
-            })
-            .await?;
-        challenges.push(challenge);
+        challenges.push(announce(app, occasion, source, now).await?);
     }
     list(app, asker, challenges, unprotected, now).await
+}
+
+/// The pending challenge for what somebody is about to do, made if there is none.
+async fn announce(
+    app: &App,
+    occasion: Occasion<'_>,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<ChallengeRecord, Unavailable> {
+    for _ in 0..ATTEMPTS {
+        let fresh = occasion.challenge(app.config.limits.challenge_ttl, now);
+        let existing = app.store.challenge_by_key(&fresh.key).await?;
+        let version = existing.as_ref().map(|existing| existing.version);
+        let evicted = if version.is_none() { over_the_limit(app, occasion.user, now).await? } else { Vec::new() };
+        let challenge = match existing {
+            Some(Versioned { document, .. }) if document.is_pending(now) => {
+                ChallengeRecord { expires_at: fresh.expires_at, ..document }
+            }
+            _ => fresh,
+        };
+        let audit = challenge.record(Event::Challenge, source, now);
+        let transaction = Transaction {
+            challenges: vec![(version, challenge.clone())],
+            evicted,
+            audit: vec![audit],
+            ..Transaction::default()
+        };
+        if app.commit(transaction).await? == Committed::Done {
+            return Ok(challenge);
+        }
+    }
+    Err(Unavailable::Contended)
 }
 
 /// What the policy says of actions that a person names beforehand.
@@ -390,31 +404,23 @@ pub async fn decline(
     source: &Source,
     now: DateTime<Utc>,
 ) -> Result<(), Failure> {
-    app.until_committed(async || {
-        let found = match app.store.challenge(id).await? {
-            Some(found) if found.document.user == asker.user => found,
-            _ => return Ok(Some(Err(Failure::not_found("no such challenge")))),
+    for _ in 0..ATTEMPTS {
+        let found = app.store.challenge(id).await?;
+        let Some(Versioned { version, document }) = found.filter(|found| found.document.user == asker.user) else {
+            return Err(Failure::not_found("no such challenge"));
         };
-        if !found.document.is_pending(now) {
-            return Ok(Some(Err(Failure::conflict("this challenge is over already"))));
+        if !document.is_pending(now) {
+            return Err(Failure::conflict("this challenge is over already"));
         }
-        let challenge = ChallengeRecord { state: ChallengeState::Declined { at: now, cause }, ..found.document };
-        let audit = Record {
-            user: challenge.user.clone(),
-            rules: challenge.rules.clone(),
-            actions: challenge.actions.iter().map(ToString::to_string).collect(),
-            challenge: Some(challenge.id.clone()),
-            code: Some(code_of(cause).to_owned()),
-            ..Record::new(Event::Decline, now).from(source)
-        };
-        let transaction = Transaction {
-            challenges: vec![(Some(found.version), challenge)],
-            audit: vec![audit],
-            ..Transaction::default()
-        };
-        Ok((app.commit(transaction).await? == Committed::Done).then_some(Ok(())))
-    })
-    .await?
+        let challenge = ChallengeRecord { state: ChallengeState::Declined { at: now, cause }, ..document };
+        let audit = Record { code: Some(code_of(cause).to_owned()), ..challenge.record(Event::Decline, source, now) };
+        let transaction =
+            Transaction { challenges: vec![(Some(version), challenge)], audit: vec![audit], ..Transaction::default() };
+        if app.commit(transaction).await? == Committed::Done {
+            return Ok(());
+        }
+    }
+    Err(Unavailable::Contended.into())
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, ActionPattern};
-use crate::server::app::{App, Unavailable};
+use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source, Verdict};
+use crate::server::authorize::GRANTED_GROUP;
 use crate::server::challenge::{Foreseen, Occasion, foresee};
 use crate::server::failure::Failure;
 use crate::server::identity::Identity;
@@ -123,58 +124,63 @@ async fn exchange_recorded(
         return Err(told("invalid_request", format!("subject_token_type must be {ID_TOKEN_TYPE}")));
     }
     let person = verified_step_up(app, request, audit, now).await?;
+    for _ in 0..ATTEMPTS {
+        if let Some(response) = attempt(app, request, &person, audit, source, now).await? {
+            return Ok(response);
+        }
+    }
+    Err(Unavailable::Contended.into())
+}
+
+/// One try; `None` when what it read has changed meanwhile.
+async fn attempt(
+    app: &App,
+    request: &TokenRequest,
+    person: &Identity,
+    audit: &mut Record,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<Option<TokenResponse>, Refusal> {
     let reason = request.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
-    app.until_committed(async || {
-        let (version, challenge) = match wanted(app, request, &person, now).await {
-            Ok(wanted) => wanted,
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        audit.challenge = version.map(|_| challenge.id.clone());
-        audit.rules.clone_from(&challenge.rules);
-        audit.actions = challenge.actions.iter().map(ToString::to_string).collect();
-        let sufficient = match sufficient(app, &person, &challenge, now)
-            .and_then(|sign_in| reason_will_do(reason, challenge.reason.as_ref()).map(|()| sign_in))
-        {
-            Ok(sufficient) => sufficient,
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        let carried = match carried(app, request, &person, now).await {
-            Ok(carried) => carried,
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        let grant =
-            make_grant(app, &person, &sufficient, &challenge, version.is_some(), reason, request.ttl, &carried, now);
-        let response = match sign(app, &grant, &person, &carried, now) {
-            Ok(response) => response,
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        let step_up = Record {
-            id: random_id("au"),
-            event: Event::StepUp,
-            decision: Some(Verdict::Allowed),
-            reason: grant.grant.reason.clone(),
-            ..audit.clone().from(source)
-        };
-        let mint = Record {
-            id: random_id("au"),
-            event: Event::Mint,
-            actions: grant.grant.covers.clone(),
-            grant: Some(grant.grant.id.clone()),
-            ..step_up.clone()
-        };
-        let redeemed = version.map(|version| {
-            let state = ChallengeState::Redeemed { grant: grant.grant.id.clone() };
-            (Some(version), ChallengeRecord { state, ..challenge })
-        });
-        let transaction = Transaction {
-            grants: vec![(None, grant)],
-            challenges: redeemed.into_iter().collect(),
-            audit: vec![step_up, mint],
-            ..Transaction::default()
-        };
-        Ok((app.commit(transaction).await? == Committed::Done).then_some(Ok(response)))
-    })
-    .await?
+    let (version, challenge) = wanted(app, request, person, now).await?;
+    audit.challenge = version.map(|_| challenge.id.clone());
+    audit.rules.clone_from(&challenge.rules);
+    audit.actions = challenge.actions.iter().map(ToString::to_string).collect();
+    let sign_in = sufficient(app, person, &challenge, now)?;
+    reason_will_do(reason, challenge.reason.as_ref())?;
+    let carried = carried(app, request, person, now).await?;
+    let terms = Terms {
+        ttl: request.ttl.unwrap_or(u64::MAX).min(challenge.ttl).min(app.config.token.max_ttl.as_secs()).max(1),
+        reason: reason.map(ToOwned::to_owned),
+        on_record: version.is_some(),
+    };
+    let grant = make_grant(person, sign_in, &challenge, terms, &carried, now);
+    let response = sign(app, &grant, person, &carried, now)?;
+    let step_up = Record {
+        id: random_id("au"),
+        event: Event::StepUp,
+        decision: Some(Verdict::Allowed),
+        reason: grant.grant.reason.clone(),
+        ..audit.clone().from(source)
+    };
+    let mint = Record {
+        id: random_id("au"),
+        event: Event::Mint,
+        actions: grant.grant.covers.clone(),
+        grant: Some(grant.grant.id.clone()),
+        ..step_up.clone()
+    };
+    let redeemed = version.map(|version| {
+        let state = ChallengeState::Redeemed { grant: grant.grant.id.clone() };
+        (Some(version), ChallengeRecord { state, ..challenge })
+    });
+    let transaction = Transaction {
+        grants: vec![(None, grant)],
+        challenges: redeemed.into_iter().collect(),
+        audit: vec![step_up, mint],
+        ..Transaction::default()
+    };
+    Ok((app.commit(transaction).await? == Committed::Done).then_some(response))
 }
 
 /// The person who signed in, by signature, issuer, audience and times.
@@ -374,20 +380,21 @@ async fn carried(
     Ok(carried)
 }
 
-#[allow(clippy::too_many_arguments, reason = "a grant is made of all of this, in one place")]
-fn make_grant(
-    app: &App,
-    person: &Identity,
-    sign_in: &Sufficient,
-    challenge: &ChallengeRecord,
+/// What of a grant depends on the exchange rather than on the challenge.
+struct Terms {
+    ttl: u64,
+    reason: Option<String>,
     on_record: bool,
-    reason: Option<&str>,
-    wanted_ttl: Option<u64>,
+}
+
+fn make_grant(
+    person: &Identity,
+    sign_in: Sufficient,
+    challenge: &ChallengeRecord,
+    terms: Terms,
     carried: &[GrantRecord],
     now: DateTime<Utc>,
 ) -> GrantRecord {
-    let ttl = challenge.ttl.min(app.config.token.max_ttl.as_secs());
-    let ttl = wanted_ttl.map_or(ttl, |wanted| wanted.clamp(1, ttl));
     GrantRecord {
         grant: Grant {
             id: random_id("gr"),
@@ -396,15 +403,15 @@ fn make_grant(
             permits: challenge.permits.clone(),
             covers: challenge.covers.clone(),
             groups: challenge.groups.clone(),
-            reason: reason.map(ToOwned::to_owned),
-            acr: sign_in.acr.clone(),
+            reason: terms.reason,
+            acr: sign_in.acr,
             auth_time: sign_in.auth_time,
             created_at: now,
-            expires_at: now + Duration::seconds(i64::try_from(ttl).unwrap_or(i64::MAX / 1000)),
+            expires_at: now + std::time::Duration::from_secs(terms.ttl),
             uses_left: challenge.uses,
         },
         rules: challenge.rules.clone(),
-        challenge: on_record.then(|| challenge.id.clone()),
+        challenge: terms.on_record.then(|| challenge.id.clone()),
         carries: carried.iter().map(|grant| grant.grant.id.clone()).collect(),
         revoked_at: None,
         collection: None,
@@ -419,7 +426,9 @@ fn sign(
     now: DateTime<Utc>,
 ) -> Result<TokenResponse, Refusal> {
     let grant = &record.grant;
-    let mut groups = person.groups.clone();
+    // Only a grant adds such groups, whatever the identity provider says.
+    let mut groups: Vec<String> =
+        person.groups.iter().filter(|group| !group.starts_with(GRANTED_GROUP)).cloned().collect();
     for group in carried.iter().flat_map(|carried| &carried.grant.groups).chain(&grant.groups) {
         if !groups.contains(group) {
             groups.push(group.clone());

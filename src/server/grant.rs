@@ -3,7 +3,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use crate::action::Action;
-use crate::server::app::{App, Unavailable};
+use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::failure::Failure;
 use crate::server::identity::Identity;
@@ -149,31 +149,33 @@ pub async fn list(app: &App, asker: &Identity, all: bool, now: DateTime<Utc>) ->
 
 /// Gives a grant up: one's own, or anybody's for an administrator. From the next request on it counts for nothing.
 pub async fn revoke(app: &App, asker: &Identity, id: &str, source: &Source, now: DateTime<Utc>) -> Result<(), Failure> {
-    let administrator = is_administrator(app, asker);
-    app.until_committed(async || {
-        let Some(found) = app.store.grant(id).await? else { return Ok(Some(Err(Failure::not_found("no such grant")))) };
-        let mut record = found.document;
-        if record.grant.user != asker.user && !administrator {
-            // The same answer as for none: whose grant it is, is nobody else's business.
-            return Ok(Some(Err(Failure::not_found("no such grant"))));
+    for _ in 0..ATTEMPTS {
+        let found = app.store.grant(id).await?;
+        // Somebody else's grant is answered like none: whose it is, is nobody else's business.
+        let Some(Versioned { version, mut document }) =
+            found.filter(|found| found.document.grant.user == asker.user || is_administrator(app, asker))
+        else {
+            return Err(Failure::not_found("no such grant"));
+        };
+        if !document.is_live(now) {
+            return Ok(());
         }
-        if !record.is_live(now) {
-            return Ok(Some(Ok(())));
-        }
-        record.revoked_at = Some(now);
+        document.revoked_at = Some(now);
         let audit = Record {
-            user: record.grant.user.clone(),
-            by: (record.grant.user != asker.user).then(|| asker.user.clone()),
-            rules: record.rules.clone(),
-            actions: record.grant.covers.clone(),
-            grant: Some(record.grant.id.clone()),
+            user: document.grant.user.clone(),
+            by: (document.grant.user != asker.user).then(|| asker.user.clone()),
+            rules: document.rules.clone(),
+            actions: document.grant.covers.clone(),
+            grant: Some(document.grant.id.clone()),
             ..Record::new(Event::Revoke, now).from(source)
         };
         let transaction =
-            Transaction { grants: vec![(Some(found.version), record)], audit: vec![audit], ..Transaction::default() };
-        Ok((app.commit(transaction).await? == Committed::Done).then_some(Ok(())))
-    })
-    .await?
+            Transaction { grants: vec![(Some(version), document)], audit: vec![audit], ..Transaction::default() };
+        if app.commit(transaction).await? == Committed::Done {
+            return Ok(());
+        }
+    }
+    Err(Unavailable::Contended.into())
 }
 
 fn is_administrator(app: &App, asker: &Identity) -> bool {
