@@ -192,6 +192,9 @@ fn certificates((path, content): &(&PathBuf, Vec<u8>)) -> Result<Vec<Certificate
 
 /// What happens to the requests.
 pub trait Handler: Clone + Send + Sync + 'static {
+    /// Where connections are counted.
+    fn metrics(&self) -> &Metrics;
+
     /// Answers one request. Its extensions hold the `Arc<Peer>`.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
 }
@@ -201,7 +204,6 @@ pub async fn serve<H: Handler>(
     listener: TcpListener,
     tls: Arc<Tls>,
     limits: &Limits,
-    metrics: Arc<Metrics>,
     handler: H,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -214,7 +216,7 @@ pub async fn serve<H: Handler>(
     };
     // Every connection holds a sender; when all are gone, so are the connections.
     let (open, mut all_closed) = mpsc::channel::<Infallible>(1);
-    let common = Arc::new(Common { tls, limits: limits.clone(), metrics, pools, stop: stop.clone() });
+    let common = Arc::new(Common { tls, limits: limits.clone(), pools, stop: stop.clone() });
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -252,7 +254,6 @@ async fn admitted(
 struct Common {
     tls: Arc<Tls>,
     limits: Limits,
-    metrics: Arc<Metrics>,
     pools: Pools,
     stop: watch::Receiver<bool>,
 }
@@ -276,9 +277,9 @@ async fn connection<H: Handler>(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%addr, %error, "TLS handshake failed");
-            return common.metrics.connection_refused("handshake");
+            return handler.metrics().connection_refused("handshake");
         }
-        Err(_) => return common.metrics.connection_refused("handshake_timeout"),
+        Err(_) => return handler.metrics().connection_refused("handshake_timeout"),
     };
     let webhook_client = webhook_client(&stream, &common.tls.clients.names);
     let pool = match webhook_client {
@@ -286,12 +287,12 @@ async fn connection<H: Handler>(
         _ => &common.pools.others,
     };
     let Ok(_connection) = Arc::clone(pool).try_acquire_owned() else {
-        return common.metrics.connection_refused("too_many");
+        return handler.metrics().connection_refused("too_many");
     };
     drop(handshake);
-    common.metrics.connection_opened();
-    requests(common, stream, Arc::new(Peer { addr, webhook_client }), handler).await;
-    common.metrics.connection_closed();
+    handler.metrics().connection_opened();
+    requests(common, stream, Arc::new(Peer { addr, webhook_client }), handler.clone()).await;
+    handler.metrics().connection_closed();
 }
 
 /// Serves the requests of one connection.
@@ -437,11 +438,16 @@ mod tests {
     /// Answers with who asks; `/wait` waits to be let go.
     #[derive(Clone, Default)]
     struct Echo {
+        metrics: Arc<Metrics>,
         waiting: Arc<Notify>,
         go: Arc<Notify>,
     }
 
     impl Handler for Echo {
+        fn metrics(&self) -> &Metrics {
+            &self.metrics
+        }
+
         async fn answer(&self, request: Request<Body>) -> Response<Body> {
             if request.uri().path() == "/wait" {
                 self.waiting.notify_one();
@@ -458,7 +464,6 @@ mod tests {
         clients: Authority,
         tls: Arc<Tls>,
         addr: SocketAddr,
-        metrics: Arc<Metrics>,
         handler: Echo,
         stop: watch::Sender<bool>,
         serving: JoinHandle<()>,
@@ -479,13 +484,13 @@ mod tests {
             let tls = Arc::new(Tls::open(&config).unwrap());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();
-            let (metrics, handler) = (Arc::new(Metrics::new()), Echo::default());
+            let handler = Echo::default();
             let (stop, stopped) = watch::channel(false);
             let serving = {
-                let (tls, metrics, handler) = (Arc::clone(&tls), Arc::clone(&metrics), handler.clone());
-                tokio::spawn(async move { serve(listener, tls, &config.limits, metrics, handler, stopped).await })
+                let (tls, handler) = (Arc::clone(&tls), handler.clone());
+                tokio::spawn(async move { serve(listener, tls, &config.limits, handler, stopped).await })
             };
-            Self { dir, servers, clients, tls, addr, metrics, handler, stop, serving }
+            Self { dir, servers, clients, tls, addr, handler, stop, serving }
         }
 
         async fn connect(&self, certificate: Option<&Issued>) -> io::Result<client::TlsStream<TcpStream>> {
@@ -578,7 +583,7 @@ mod tests {
             let outcome = world.seen(Some(&forged)).await;
             assert!(!outcome.is_ok_and(|seen| seen.contains("HTTP/1.1")));
         }
-        assert!(world.metrics.encode().contains("stepup_connections_refused_total{code=\"handshake\"} 2"));
+        assert!(world.handler.metrics.encode().contains("stepup_connections_refused_total{code=\"handshake\"} 2"));
     }
 
     #[tokio::test]
@@ -604,7 +609,7 @@ mod tests {
         let mut silent = TcpStream::connect(world.addr).await.unwrap();
         let mut nothing = Vec::new();
         timeout(PATIENCE, silent.read_to_end(&mut nothing)).await.unwrap().ok();
-        assert!(world.metrics.encode().contains("code=\"handshake_timeout\"} 1"));
+        assert!(world.handler.metrics.encode().contains("code=\"handshake_timeout\"} 1"));
     }
 
     #[tokio::test]
@@ -650,7 +655,7 @@ mod tests {
         assert!(!world.seen(None).await.is_ok_and(|seen| seen.contains("200 OK")));
         let api_server = world.clients.issue("kube-apiserver", &[]);
         assert!(world.seen(Some(&api_server)).await.unwrap().contains("200 OK"));
-        assert!(world.metrics.encode().contains("stepup_connections_refused_total{code=\"too_many\"} 1"));
+        assert!(world.handler.metrics.encode().contains("stepup_connections_refused_total{code=\"too_many\"} 1"));
     }
 
     #[tokio::test]

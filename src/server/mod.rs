@@ -10,6 +10,8 @@ pub mod document;
 pub mod exchange;
 pub mod failure;
 pub mod grant;
+pub mod health;
+pub mod http;
 pub mod identity;
 pub mod listen;
 pub mod log;
@@ -17,6 +19,7 @@ pub mod metrics;
 pub mod mint;
 pub mod policy;
 pub mod provider;
+pub mod serve;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -97,6 +97,13 @@ pub struct AccessStatus {
     reason: Option<String>,
 }
 
+impl AccessStatus {
+    /// Whether it was denied; there was no opinion otherwise.
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+}
+
 impl AccessAnswer {
     /// The next authorizer decides.
     pub fn no_opinion() -> Self {

@@ -1,0 +1,489 @@
+//! The HTTP API: reads requests, calls the flow, writes the answer. Decides nothing but who may speak at all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post};
+use chrono::{DateTime, Utc};
+use http_body_util::LengthLimitError;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::app::App;
+use super::audit::{Event, Record, Source};
+use super::failure::Failure;
+use super::health::Health;
+use super::identity::Identity;
+use super::listen::{Handler, Peer, WebhookClient};
+use super::metrics::{self, Metrics};
+use super::{admit, authorize, challenge, exchange, grant, mint};
+use crate::secret::Secret;
+use crate::wire::challenge::{ApiError, ChallengeRequest, Decline};
+use crate::wire::review::{AdmissionReview, SubjectAccessReview};
+use crate::wire::token::TokenRequest;
+
+/// Longest `User-Agent` that is kept, in characters.
+const LONGEST_USER_AGENT: usize = 200;
+/// Least time between two warnings that the webhook rules are stale, in seconds.
+const STALE_WARNING_EVERY: i64 = 60;
+/// Largest body of a request that is no review. An ID token has at most 16 KiB, its form encoding three times that.
+const MAX_PERSONAL_BODY: usize = 128 * 1024;
+
+type Answer = Response<Body>;
+type Asked = Request<Body>;
+
+/// The API over the flows.
+#[derive(Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+    router: TowerToHyperService<Router>,
+}
+
+struct Shared {
+    app: Arc<App>,
+    health: Arc<Health>,
+    /// When it was last said that the webhook rules are stale, in seconds since 1970.
+    stale_warned: AtomicI64,
+}
+
+/// What became of a request, for the metrics: an extension of the response, where the status alone does not tell.
+#[derive(Clone, Copy)]
+struct Decided(&'static str);
+
+impl Api {
+    /// All endpoints of `app`.
+    pub fn new(app: Arc<App>, health: Arc<Health>) -> Self {
+        let shared = Arc::new(Shared { app, health, stale_warned: AtomicI64::new(0) });
+        let router = Router::new()
+            .route("/authorize", post(authorize))
+            .route("/admit", post(admit))
+            .route("/v1/challenges", get(pending_challenges).post(request_challenges))
+            .route("/v1/challenges/{id}/decline", post(decline))
+            .route("/v1/grants", get(grants))
+            .route("/v1/grants/{id}", delete(revoke))
+            .route("/token", post(token))
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks", get(jwks))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics_page))
+            .fallback(async || Problem::new(404, "not_found", "there is nothing at this address"))
+            .method_not_allowed_fallback(async || {
+                Problem::new(405, "method_not_allowed", "this address takes another HTTP method")
+            })
+            .with_state(Arc::clone(&shared));
+        Self { shared, router: TowerToHyperService::new(router) }
+    }
+}
+
+impl Handler for Api {
+    fn metrics(&self) -> &Metrics {
+        &self.shared.app.metrics
+    }
+
+    async fn answer(&self, request: Asked) -> Answer {
+        let arrived = Instant::now();
+        let endpoint = endpoint_of(request.uri().path());
+        let limit = self.shared.app.config.limits.request_timeout;
+        let answer = match tokio::time::timeout(limit, self.router.call(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                Problem::new(503, "temporarily_unavailable", "the request took too long; try again").into_response()
+            }
+        };
+        let decision =
+            answer.extensions().get::<Decided>().map_or_else(|| by_status(answer.status()), |decided| decided.0);
+        self.metrics().answered(endpoint, decision, arrived.elapsed());
+        answer
+    }
+}
+
+/// A label: one of few, whatever is asked for.
+fn endpoint_of(path: &str) -> &'static str {
+    match path {
+        "/authorize" => "authorize",
+        "/admit" => "admit",
+        "/token" => "token",
+        "/jwks" => "jwks",
+        "/.well-known/openid-configuration" => "discovery",
+        "/healthz" => "healthz",
+        "/readyz" => "readyz",
+        "/metrics" => "metrics",
+        _ if path.starts_with("/v1/challenges") => "challenges",
+        _ if path.starts_with("/v1/grants") => "grants",
+        _ => "other",
+    }
+}
+
+fn by_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 | 403 => "refused",
+        400..=499 => "invalid",
+        500..=599 => "error",
+        _ => "ok",
+    }
+}
+
+// The API server's webhooks.
+
+async fn authorize(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let Asks { review, source, now } = review_of::<SubjectAccessReview>(&shared, request).await?;
+    check_kind(&review.api_version, &review.kind, "authorization.k8s.io/v1", "SubjectAccessReview")?;
+    let app = Arc::clone(&shared.app);
+    let answer = run_to_the_end(async move { authorize::review(&app, review, &source, now).await }).await?;
+    let decided = if answer.status.is_denied() { "denied" } else { "no_opinion" };
+    Ok(decided_json(&answer, decided))
+}
+
+async fn admit(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let Asks { review, source, now } = review_of::<AdmissionReview>(&shared, request).await?;
+    check_kind(&review.api_version, &review.kind, "admission.k8s.io/v1", "AdmissionReview")?;
+    if review.request.uid.is_empty() {
+        return Err(Problem::invalid("the review's request has no uid"));
+    }
+    let app = Arc::clone(&shared.app);
+    let answer = run_to_the_end(async move { admit::review(&app, review, &source, now).await }).await?;
+    let decided = match (answer.response.allowed, answer.response.status.as_ref().map(|status| status.code)) {
+        (true, _) => "allowed",
+        (false, Some(429)) => "challenged",
+        (false, Some(500..=599)) => "error",
+        (false, _) => "denied",
+    };
+    Ok(decided_json(&answer, decided))
+}
+
+/// A question of the API server.
+struct Asks<R> {
+    review: R,
+    source: Source,
+    now: DateTime<Utc>,
+}
+
+/// What both webhooks have in common: who may ask, how much, and what is told when it makes no sense. The API server
+/// treats every other answer than 200 by the webhook's failure policy, which is to deny.
+async fn review_of<R: DeserializeOwned>(shared: &Shared, request: Asked) -> Result<Asks<R>, Problem> {
+    // Before the body is read: strangers send no megabytes.
+    check_webhook_client(shared, &request)?;
+    let now = Utc::now();
+    note_stale_rules(shared, request.uri().query(), now);
+    let source = source_of(&request);
+    let body = read_body(request, shared.app.config.limits.body_bytes).await?;
+    let review = serde_json::from_slice(&body)
+        .map_err(|problem| Problem::invalid(format!("this is not a review: {problem}")))?;
+    Ok(Asks { review, source, now })
+}
+
+fn check_webhook_client(shared: &Shared, request: &Asked) -> Result<(), Problem> {
+    let (code, description) = match request.extensions().get::<Arc<Peer>>().map(|peer| &peer.webhook_client) {
+        Some(WebhookClient::Allowed(_)) => return Ok(()),
+        Some(WebhookClient::OtherName(names)) => {
+            tracing::warn!(?names, "a review came with a client certificate of a wrong name");
+            (
+                "wrong_name",
+                "reviews are taken from the API server only: the client certificate has none of the names in \
+                 webhookClients.names",
+            )
+        }
+        Some(WebhookClient::NoCertificate) | None => (
+            "no_certificate",
+            "reviews are taken from the API server only: a client certificate signed by webhookClients.ca is required",
+        ),
+    };
+    shared.app.metrics.webhook_client_refused(code);
+    Err(Problem::new(403, "access_denied", description))
+}
+
+fn check_kind(version: &str, kind: &str, wanted_version: &str, wanted_kind: &str) -> Result<(), Problem> {
+    if (version, kind) == (wanted_version, wanted_kind) {
+        return Ok(());
+    }
+    Err(Problem::invalid(format!("this address takes a {wanted_kind} of {wanted_version}")))
+}
+
+/// The rendered webhook address carries the digest of the match rules it belongs to. Another digest than the policy's
+/// own means that the cluster still asks by old rules, and may not ask about what is newly protected.
+fn note_stale_rules(shared: &Shared, query: Option<&str>, now: DateTime<Utc>) {
+    let Some(digest) = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("match="))) else {
+        return;
+    };
+    if digest == shared.app.policy().match_digest() {
+        return;
+    }
+    shared.app.metrics.digest_was_stale();
+    let (now, last) = (now.timestamp(), shared.stale_warned.load(Ordering::Relaxed));
+    if (now - last).abs() >= STALE_WARNING_EVERY
+        && shared.stale_warned.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    {
+        tracing::warn!(
+            "the cluster's webhook rules were rendered from another policy than the one in force: what it newly protects \
+             may not be protected yet; run `stepup-server render` and apply the result"
+        );
+    }
+}
+
+// People.
+
+async fn pending_challenges(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    Ok(personal(&challenge::pending(&shared.app, &asker, now).await?))
+}
+
+async fn request_challenges(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let wanted: ChallengeRequest = body_of(request).await?;
+    let app = Arc::clone(&shared.app);
+    let raised = run_to_the_end(async move { challenge::request(&app, &asker, wanted, &source, now).await }).await??;
+    Ok(personal(&raised))
+}
+
+async fn decline(State(shared): State<Arc<Shared>>, Path(id): Path<String>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let Decline { cause } = body_of(request).await?;
+    let app = Arc::clone(&shared.app);
+    run_to_the_end(async move { challenge::decline(&app, &asker, &id, cause, &source, now).await }).await??;
+    Ok(with_status(StatusCode::NO_CONTENT, Body::empty()))
+}
+
+async fn grants(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let all = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "all=true"));
+    Ok(personal(&grant::list(&shared.app, &asker, all, now).await?))
+}
+
+async fn revoke(State(shared): State<Arc<Shared>>, Path(id): Path<String>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let app = Arc::clone(&shared.app);
+    run_to_the_end(async move { grant::revoke(&app, &asker, &id, &source, now).await }).await??;
+    Ok(with_status(StatusCode::NO_CONTENT, Body::empty()))
+}
+
+async fn token(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let is_form =
+        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
+            kind.split(';').next().unwrap_or_default().trim() == "application/x-www-form-urlencoded"
+        });
+    if !is_form {
+        return Err(Problem::invalid("the body must be application/x-www-form-urlencoded"));
+    }
+    let wanted = token_request(&read_body(request, MAX_PERSONAL_BODY).await?).map_err(Problem::invalid)?;
+    let app = Arc::clone(&shared.app);
+    match run_to_the_end(async move { exchange::exchange(&app, wanted, &source, now).await }).await? {
+        Ok(response) => Ok(personal(&response)),
+        Err(refusal) => {
+            if let exchange::Refusal::Unavailable(cause) = &refusal {
+                tracing::error!(error = %cause, "a step-up could not be exchanged");
+            }
+            Ok(not_stored(json(status(refusal.status()), &refusal.body())))
+        }
+    }
+}
+
+/// Reads the form. Each field at most once, and an empty one is none (RFC 6749, section 3.2).
+fn token_request(body: &[u8]) -> Result<TokenRequest, String> {
+    let mut fields = Map::new();
+    for (name, value) in url::form_urlencoded::parse(body) {
+        if value.is_empty() {
+            continue;
+        }
+        let value = match &*name {
+            "ttl" => value.parse::<u64>().map_err(|_| "ttl is not a number of seconds".to_owned())?.into(),
+            _ => Value::from(value.into_owned()),
+        };
+        if fields.insert(name.into_owned(), value).is_some() {
+            return Err("a field is there twice".to_owned());
+        }
+    }
+    // All values are texts and the one number is checked, so what can be wrong is a missing field.
+    serde_json::from_value(fields.into()).map_err(|problem| problem.to_string())
+}
+
+/// Whose base token this is (RFC 6750, section 2.1).
+async fn asker(shared: &Shared, headers: &HeaderMap, source: &Source, now: DateTime<Utc>) -> Result<Identity, Problem> {
+    let token = bearer(headers)
+        .ok_or_else(|| Problem::new(401, "invalid_request", "sign in first: an ID token is needed as bearer token"))?;
+    let refused = match shared.app.identities.verify_base(&token, now).await {
+        Ok(identity) => return Ok(identity),
+        Err(refused) => refused,
+    };
+    if refused.is_unavailable() {
+        return Err(Problem::new(503, "temporarily_unavailable", refused.to_string()));
+    }
+    let record = Record::new(Event::Refusal, now).from(source).refused(refused.code(), &refused.to_string());
+    shared.app.record(vec![record]).await.map_err(Failure::from)?;
+    Err(Problem::new(401, "invalid_token", refused.to_string()))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+}
+
+async fn body_of<T: DeserializeOwned>(request: Asked) -> Result<T, Problem> {
+    let body = read_body(request, MAX_PERSONAL_BODY).await?;
+    serde_json::from_slice(&body)
+        .map_err(|problem| Problem::invalid(format!("the body is not what it should be: {problem}")))
+}
+
+// Everybody.
+
+async fn discovery(State(shared): State<Arc<Shared>>) -> Answer {
+    public(json(StatusCode::OK, &mint::discovery(&shared.app.config.public_url)))
+}
+
+async fn jwks(State(shared): State<Arc<Shared>>) -> Answer {
+    public(json(StatusCode::OK, &shared.app.signer.jwks()))
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Answer {
+    let report = shared.health.report(&shared.app).await;
+    let code = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    not_stored(json(code, &report))
+}
+
+async fn metrics_page(State(shared): State<Arc<Shared>>) -> Answer {
+    with_type(StatusCode::OK, metrics::CONTENT_TYPE, shared.app.metrics.encode())
+}
+
+// Requests and responses.
+
+fn source_of(request: &Asked) -> Source {
+    let user_agent = request
+        .headers()
+        .get(USER_AGENT)
+        .and_then(|agent| agent.to_str().ok())
+        .map(|agent| agent.chars().take(LONGEST_USER_AGENT).collect());
+    let addr = request
+        .extensions()
+        .get::<Arc<Peer>>()
+        .map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.addr.ip());
+    Source { addr, user_agent, arrived: Instant::now() }
+}
+
+async fn read_body(request: Asked, limit: usize) -> Result<Bytes, Problem> {
+    let too_large = || Problem::new(413, "too_large", format!("the body has more than {limit} bytes"));
+    let announced = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    to_bytes(request.into_body(), limit).await.map_err(|error| {
+        let limited = std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
+        if limited { too_large() } else { Problem::invalid("the body did not arrive whole") }
+    })
+}
+
+/// Lets a flow finish even when the caller hangs up or runs out of time: between the change of the store and its audit
+/// record there must be no cut.
+async fn run_to_the_end<T: Send + 'static>(flow: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(flow).await.map_err(|error| {
+        tracing::error!(%error, "a request could not be finished");
+        Problem::new(500, "server_error", "something went wrong in stepup-server; its log says what")
+    })
+}
+
+/// Why a request gets no answer, as the caller is told.
+struct Problem {
+    status: u16,
+    body: ApiError,
+}
+
+type Outcome = Result<Answer, Problem>;
+
+impl Problem {
+    fn new(status: u16, error: &str, description: impl Into<String>) -> Self {
+        Self { status, body: ApiError { error: error.to_owned(), error_description: description.into() } }
+    }
+
+    fn invalid(description: impl Into<String>) -> Self {
+        Self::new(400, "invalid_request", description)
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        if let Failure::Unavailable(cause) = &failure {
+            tracing::error!(error = %cause, "a request could not be answered");
+        }
+        Self { status: failure.status(), body: failure.body() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Answer {
+        let mut answer = not_stored(json(status(self.status), &self.body));
+        if self.status == 401 {
+            // RFC 6750, section 3: no error code for a request that brought no token.
+            let challenge =
+                if self.body.error == "invalid_token" { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        answer
+    }
+}
+
+/// An answer for this person only.
+fn personal(answer: &impl Serialize) -> Answer {
+    not_stored(json(StatusCode::OK, answer))
+}
+
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn decided_json(answer: &impl Serialize, decided: &'static str) -> Answer {
+    let mut answer = json(StatusCode::OK, answer);
+    answer.extensions_mut().insert(Decided(decided));
+    answer
+}
+
+fn json(code: StatusCode, answer: &impl Serialize) -> Answer {
+    match serde_json::to_vec(answer) {
+        Ok(body) => with_type(code, "application/json", body),
+        Err(problem) => {
+            tracing::error!(error = %problem, "an answer could not be written as JSON");
+            with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty())
+        }
+    }
+}
+
+fn with_type(code: StatusCode, kind: &'static str, body: impl Into<Body>) -> Answer {
+    let mut answer = with_status(code, body.into());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn with_status(code: StatusCode, body: Body) -> Answer {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = code;
+    answer
+}
+
+fn not_stored(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn public(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    answer
+}

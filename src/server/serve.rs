@@ -1,0 +1,309 @@
+//! `stepup-server serve`: puts the parts together, runs them, and ends them in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use notify::Watcher;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::app::App;
+use super::audit::{self, Audit, AuditError, Event, Record};
+use super::config::{self, Config};
+use super::health::Health;
+use super::http::Api;
+use super::identity::{Identities, IdentityError};
+use super::listen::{self, Tls, TlsError};
+use super::log::{self, BadLevel};
+use super::metrics::Metrics;
+use super::mint::{KeyError, Signer};
+use super::policy::{Policy, PolicyError};
+use super::store::{Sqlite, Store, StoreError};
+
+/// How often the certificate files and the policy file are looked at, whether or not the system reports a change:
+/// network file systems report none.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the directory of the signing keys is read.
+const KEYS_EVERY: Duration = Duration::from_secs(30);
+/// How often what is over is forgotten.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
+/// How long what is over is kept: the API server repeats a review within its own timeout, half a minute at most.
+const KEEP: TimeDelta = TimeDelta::hours(1);
+/// How long a burst of changes to the policy's directory may take: one save is several.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each is the part of its name")]
+pub enum ServeError {
+    #[error(transparent)]
+    Log(#[from] BadLevel),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("signing keys: {0}")]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error("cannot listen on {addr}: {source}")]
+    Listen { addr: std::net::SocketAddr, source: std::io::Error },
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs the server until it is told to stop (SIGTERM, SIGINT).
+pub fn run(config: Config) -> Result<(), ServeError> {
+    log::start(&config.log)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let stop = stop_on_signals()?;
+        let running = Running::start(config, Utc::now()).await?;
+        running.until(stop).await;
+        Ok(())
+    })
+}
+
+/// The server, ready to accept connections.
+pub struct Running {
+    app: Arc<App>,
+    health: Arc<Health>,
+    tls: Arc<Tls>,
+    listener: TcpListener,
+    policy_digest: PolicyDigest,
+}
+
+impl Running {
+    /// Opens everything. What can be wrong with the configuration is found here.
+    pub async fn start(config: Config, now: DateTime<Utc>) -> Result<Self, ServeError> {
+        let policy = Policy::load(&config.policy, &config)?;
+        let policy_digest = digest_of(&config.policy);
+        for warning in policy.warnings() {
+            tracing::warn!(warning, "policy");
+        }
+        let tls = Arc::new(Tls::open(&config)?);
+        let identities = Identities::new(&config)?;
+        let signer = Signer::open(&config.token.keys, config.token.sign_with, now)?;
+        let config::Store::Sqlite { path } = &config.store;
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(path)?);
+        let unacknowledged = store.unacknowledged().await?;
+        let audit = Audit::open(&sinks(&config.audit), &unacknowledged)?;
+        store.acknowledge(&unacknowledged);
+        let metrics = Metrics::new();
+        metrics.policy_loaded(policy.rules().len());
+        let addr = config.listen;
+        let listener = TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { addr, source })?;
+        let addr = listener.local_addr()?;
+        let app = Arc::new(App::new(config, policy, store, audit, identities, signer, metrics));
+        tracing::info!(%addr, version = env!("CARGO_PKG_VERSION"), "listening on {addr}");
+        Ok(Self { app, health: Arc::default(), tls, listener, policy_digest })
+    }
+
+    /// Serves until `stop` is true and the requests under way are answered.
+    pub async fn until(self, stop: watch::Receiver<bool>) {
+        let Self { app, health, tls, listener, policy_digest } = self;
+        let background = [
+            tokio::spawn(watch_policy(Arc::clone(&app), Arc::clone(&health), policy_digest)),
+            tokio::spawn(watch_keys(Arc::clone(&app), Arc::clone(&health))),
+            tokio::spawn(watch_tls(Arc::clone(&app), Arc::clone(&health), Arc::clone(&tls))),
+            tokio::spawn(purge(Arc::clone(&app))),
+        ];
+        let limits = app.config.limits.clone();
+        listen::serve(listener, tls, &limits, Api::new(app, health), stop).await;
+        for task in background {
+            task.abort();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+fn sinks(config: &config::Audit) -> Vec<audit::Sink> {
+    config
+        .sinks
+        .iter()
+        .map(|sink| match sink {
+            config::Sink::File { path } => audit::Sink::File(path.clone()),
+            config::Sink::Stdout => audit::Sink::Stdout,
+        })
+        .collect()
+}
+
+fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
+    let (tell, stop) = watch::channel(false);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests under way are answered first");
+        // Nobody listens any more: then it is over already.
+        let _ = tell.send(true);
+    });
+    Ok(stop)
+}
+
+/// Digest of the policy file's content; `None` while it cannot be read.
+type PolicyDigest = Option<[u8; 32]>;
+
+fn digest_of(policy: &Path) -> PolicyDigest {
+    std::fs::read(policy).ok().map(|content| Sha256::digest(content).into())
+}
+
+/// Puts a changed policy file in force, and keeps the old one when the new one is invalid.
+///
+/// The directory is watched, not the file: editors put a new file in its place, and a ConfigMap is a link that is turned
+/// to another directory. What counts is the content.
+async fn watch_policy(app: Arc<App>, health: Arc<Health>, mut in_force: PolicyDigest) {
+    let path = app.config.policy.clone();
+    let (tell, mut changes) = mpsc::channel(1);
+    let _watcher = watch_directory(&path, tell);
+    let mut regularly = ticks(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            Some(()) = changes.recv() => {
+                sleep(SETTLE).await;
+                while changes.try_recv().is_ok() {}
+            }
+            _ = regularly.tick() => {}
+        }
+        let digest = digest_of(&path);
+        if digest != in_force && reload_policy(&app, &health, &path, Utc::now()).await {
+            in_force = digest;
+        }
+    }
+}
+
+fn watch_directory(path: &Path, tell: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    // One pending change stands for all that come before it is looked at.
+    let watcher = notify::recommended_watcher(move |_| {
+        let _ = tell.try_send(());
+    })
+    .and_then(|mut watcher| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        watcher.watch(parent, notify::RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    watcher
+        .inspect_err(|error| {
+            tracing::warn!(%error, "changes of the policy file are not reported by the system; it is looked at every {} s", LOOK_EVERY.as_secs());
+        })
+        .ok()
+}
+
+/// `true`: this content is dealt with, and need not be looked at again.
+async fn reload_policy(app: &App, health: &Health, path: &Path, now: DateTime<Utc>) -> bool {
+    let loaded = Policy::load(path, &app.config);
+    let record = match &loaded {
+        Ok(policy) => {
+            let message = format!("{} rules, match digest {}", policy.rules().len(), policy.match_digest());
+            Record {
+                code: Some("policy_loaded".to_owned()),
+                message: Some(message),
+                ..Record::new(Event::PolicyChange, now)
+            }
+        }
+        Err(problem) => Record {
+            code: Some("policy_invalid".to_owned()),
+            message: Some(problem.to_string()),
+            ..Record::new(Event::PolicyChange, now)
+        },
+    };
+    if let Err(error) = app.record(vec![record]).await {
+        // No change without its record. It is tried again with the next look.
+        tracing::error!(%error, "the policy file has changed, and that cannot be recorded: the policy stays as it was");
+        health.policy().set(Some(format!("the file has changed, and that could not be recorded: {error}")));
+        return false;
+    }
+    app.metrics.policy_reloaded(loaded.is_ok());
+    match loaded {
+        Ok(policy) => {
+            let stale = policy.match_digest() != app.policy().match_digest();
+            tracing::info!(rules = policy.rules().len(), "a new policy is in force");
+            for warning in policy.warnings() {
+                tracing::warn!(warning, "policy");
+            }
+            if stale {
+                tracing::warn!(
+                    "the new policy needs other webhook rules: run `stepup-server render` and apply the result"
+                );
+            }
+            app.metrics.policy_loaded(policy.rules().len());
+            app.replace_policy(policy);
+            health.policy().set(None);
+        }
+        Err(problem) => {
+            tracing::error!(%problem, "the policy file is invalid: the policy stays as it was");
+            health.policy().set(Some(problem.to_string()));
+        }
+    }
+    true
+}
+
+async fn watch_keys(app: Arc<App>, health: Arc<Health>) {
+    let mut regularly = ticks(KEYS_EVERY);
+    loop {
+        regularly.tick().await;
+        let before = app.signer.status();
+        let fault = app.signer.refresh(Utc::now()).err().map(|error| error.to_string());
+        if let Some(error) = &fault
+            && health.keys().set(fault.clone())
+        {
+            tracing::error!(error, "the signing keys could not be read again: those that are known stay");
+        }
+        let after = app.signer.status();
+        if before != after {
+            tracing::info!(current = after.0, published = after.1, "the signing keys have changed");
+        }
+        if fault.is_none() {
+            health.keys().set(None);
+        }
+    }
+}
+
+async fn watch_tls(app: Arc<App>, health: Arc<Health>, tls: Arc<Tls>) {
+    let mut regularly = ticks(LOOK_EVERY);
+    loop {
+        regularly.tick().await;
+        match tls.refresh() {
+            Ok(false) => {
+                health.tls().set(None);
+            }
+            Ok(true) => {
+                health.tls().set(None);
+                app.metrics.tls_reloaded(true);
+                tracing::info!("the TLS files have changed: new connections use them");
+            }
+            Err(error) => {
+                if health.tls().set(Some(error.to_string())) {
+                    app.metrics.tls_reloaded(false);
+                    tracing::error!(%error, "the TLS files cannot be used: those that were read before stay");
+                }
+            }
+        }
+    }
+}
+
+async fn purge(app: Arc<App>) {
+    let mut regularly = ticks(PURGE_EVERY);
+    loop {
+        regularly.tick().await;
+        if let Err(error) = app.store.purge(Utc::now() - KEEP).await {
+            tracing::warn!(%error, "what is over could not be removed from the store");
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
