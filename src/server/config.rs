@@ -652,12 +652,10 @@ pub(crate) fn one_of<T: Copy>(fields: &mut Fields<'_>, key: &'static str, words:
         return *value;
     }
     let all = words.iter().map(|(word, _)| *word);
-    match nearest(&text, all.clone()) {
-        Some(near) => fields.report(key, format_args!("unknown value `{text}`: did you mean `{near}`?")),
-        None => {
-            let all = all.collect::<Vec<_>>().join(", ");
-            fields.report(key, format_args!("unknown value `{text}`: it is one of {all}"));
-        }
-    }
+    let hint = match nearest(&text, all.clone()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("it is one of {}", all.collect::<Vec<_>>().join(", ")),
+    };
+    fields.report(key, format_args!("unknown value `{text}`: {hint}"));
     usual
 }

@@ -463,7 +463,8 @@ pub fn show_duration(duration: Duration) -> String {
     let mut text = String::new();
     for (unit, name) in [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm'), (1, 's')] {
         if seconds >= unit {
-            text += &format!("{}{name}", seconds / unit);
+            text += &(seconds / unit).to_string();
+            text.push(name);
             seconds %= unit;
         }
     }
@@ -577,17 +578,17 @@ impl<'de> Visitor<'de> for ValueVisitor {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::format_push_string)]
 mod tests {
     use super::*;
 
     fn problems_of(text: &str, take: impl FnOnce(&mut Fields<'_>)) -> String {
         let problems = Problems::new("file.yaml");
-        if let Some(node) = parse(text, &problems) {
-            if let Some(mut fields) = Fields::of(&node, "", &problems) {
-                take(&mut fields);
-                fields.finish();
-            }
+        if let Some(node) = parse(text, &problems)
+            && let Some(mut fields) = Fields::of(&node, "", &problems)
+        {
+            take(&mut fields);
+            fields.finish();
         }
         problems.to_string()
     }

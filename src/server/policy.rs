@@ -425,26 +425,22 @@ fn describe(rules: &[&Rule]) -> String {
     descriptions.join("; ")
 }
 
-/// A pattern as a person reads it: `delete namespaces (any) -n prod`.
+/// A pattern as a person reads it: `get,list secrets -n prod`.
 fn in_words(pattern: &ActionPattern) -> String {
     let list = |globs: &[String]| globs.join(",").replace('=', "");
-    let everything = |globs: &[String]| globs.iter().any(|glob| glob == "*");
-    let mut words = list(&pattern.verbs);
+    let part = |before: &str, globs: &[String]| {
+        if globs.iter().any(|glob| glob == "*") { String::new() } else { format!("{before}{}", list(globs)) }
+    };
+    let verbs = list(&pattern.verbs);
     if !pattern.non_resource_urls.is_empty() {
-        return format!("{words} {}", list(&pattern.non_resource_urls));
+        return format!("{verbs} {}", list(&pattern.non_resource_urls));
     }
-    words += &format!(" {}", list(&pattern.resources));
-    match pattern.api_groups.as_slice() {
-        [core] if core.is_empty() => {}
-        groups => words += &format!(".{}", groups.join(",")),
-    }
-    if !everything(&pattern.names) {
-        words += &format!("/{}", list(&pattern.names));
-    }
-    if !everything(&pattern.namespaces) {
-        words += &format!(" -n {}", list(&pattern.namespaces));
-    }
-    words
+    let group = match pattern.api_groups.as_slice() {
+        [core] if core.is_empty() => String::new(),
+        groups => format!(".{}", groups.join(",")),
+    };
+    let (names, namespaces) = (part("/", &pattern.names), part(" -n ", &pattern.namespaces));
+    format!("{verbs} {}{group}{names}{namespaces}", list(&pattern.resources))
 }
 
 /// Each one once, in order.

@@ -43,7 +43,14 @@ struct Reader<'l> {
 struct Require {
     acr: Option<BTreeMap<String, Vec<String>>>,
     max_age: Option<Duration>,
-    reason: Option<Option<Reason>>,
+    reason: Option<ReasonTerms>,
+}
+
+/// What a file says of the reason; not needing one has to be said where the defaults ask for it.
+#[derive(Clone)]
+enum ReasonTerms {
+    NotRequired,
+    Required(Reason),
 }
 
 /// What a rule grants, as far as the file says.
@@ -164,7 +171,10 @@ impl Reader<'_> {
         Rule {
             acr: require.acr.or(usual_require.acr).unwrap_or_else(|| self.strictest()),
             max_age: require.max_age.or(usual_require.max_age),
-            reason: require.reason.or(usual_require.reason).flatten(),
+            reason: match require.reason.or(usual_require.reason) {
+                Some(ReasonTerms::Required(reason)) => Some(reason),
+                Some(ReasonTerms::NotRequired) | None => None,
+            },
             ttl: grant.ttl.or(usual.ttl).unwrap_or(USUAL_TTL).min(self.levels.max_ttl),
             uses: match grant.uses.or(usual.uses) {
                 Some(Uses::Unlimited) => None,
@@ -181,7 +191,7 @@ impl Reader<'_> {
     ///
     /// Admission webhooks are not called for the admission configuration itself, so whoever edits it edits us away; and
     /// extra values, which name the grant of a request, can be set by whoever may impersonate `userextras`.
-    fn guardrails(&self, enforcement: Enforcement, require: Require, grant: Grant) -> Rule {
+    fn guardrails(&self, enforcement: Enforcement, require: Require, mut grant: Grant) -> Rule {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         let pattern = |verbs: &[&str], group: &str, resources: &[&str]| ActionPattern {
             verbs: owned(verbs),
@@ -213,7 +223,7 @@ impl Reader<'_> {
             groups: vec![],
         };
         // Groups are for assumed roles: no guardrail ever hands one out.
-        let grant = Grant { groups: Some(vec![]), ..grant };
+        grant.groups = None;
         self.assemble(rule, require, Require::default(), grant, Grant::default())
     }
 
@@ -446,7 +456,7 @@ fn read_subjects(mut fields: Fields<'_>) -> Subjects {
 /// The longest pattern or hint that fits a prompt.
 const MAX_REASON_TEXT: usize = 500;
 
-fn read_reason(mut fields: Fields<'_>) -> Option<Reason> {
+fn read_reason(mut fields: Fields<'_>) -> ReasonTerms {
     let required = fields.optional("required").unwrap_or(true);
     let pattern = fields.optional::<String>("pattern").and_then(|source| {
         if source.len() > MAX_REASON_TEXT {
@@ -472,7 +482,7 @@ fn read_reason(mut fields: Fields<'_>) -> Option<Reason> {
         fields.report("required", "a reason with a pattern or a hint is required; leave this out or drop those");
     }
     fields.finish();
-    required.then_some(Reason { pattern, hint })
+    if required { ReasonTerms::Required(Reason { pattern, hint }) } else { ReasonTerms::NotRequired }
 }
 
 /// How often a grant may be used.

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_push_string)]
 
 use serde_json::value::to_raw_value;
 
@@ -380,7 +380,7 @@ rules:
         (request.object, request.old_object) = (object.map(AsRef::as_ref), old.map(AsRef::as_ref));
         match policy.decide(&request) {
             Decision::Protected { requirement, .. } => {
-                assert_eq!((true, requirement.faults.len()), (protected, faults))
+                assert_eq!((true, requirement.faults.len()), (protected, faults));
             }
             other => assert!(!protected, "{other:?}"),
         }
