@@ -22,6 +22,8 @@ pub mod provider;
 pub mod serve;
 pub mod store;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 pub(crate) mod testing;
 
 /// A new identifier: `prefix`, a dash and 26 letters and digits that hold 128 random bits (RFC 4648 base 32, lower case).

@@ -1,0 +1,734 @@
+//! The flows together, on the real policy, store, audit log and signer, with a provider that says what it is told to.
+//! Time is walked by hand. Each invariant of SECURITY.md has a story here that tries to break it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Duration, Utc};
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::audit::{self, Audit, Event, Record, Source};
+use super::config::{Config, IdentityProvider, Level, People, Sink};
+use super::exchange::Refusal;
+use super::identity::{Identities, Identity};
+use super::metrics::Metrics;
+use super::mint::Signer;
+use super::policy::Policy;
+use super::store::{Sqlite, Store};
+use super::testing::{FakeProvider, SigningKey, config};
+use super::{admit, authorize, challenge, exchange, grant};
+use crate::action::Action;
+use crate::wire::challenge::{ChallengeList, ChallengeRequest, DeclineCause};
+use crate::wire::review::{AccessAnswer, AdmissionResponse};
+use crate::wire::token::{GRANT_TYPE, ID_TOKEN_TYPE, TokenRequest, TokenResponse};
+
+const POLICY: &str = r#"
+rules:
+- name: delete-namespace
+  description: Deleting a namespace deletes everything in it.
+  actions: [{verbs: [delete], apiGroups: [""], resources: [namespaces], names: ["prod*"]}]
+  require: {acr: [mfa], maxAge: 5m}
+  grant: {ttl: 5m, uses: 1, covers: object}
+- name: prod-secrets
+  actions: [{verbs: [get], apiGroups: [""], resources: [secrets], namespaces: [prod]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: unlimited, covers: kind}
+- name: config
+  actions: [{verbs: [delete, update], apiGroups: [""], resources: [configmaps], namespaces: [prod]}]
+  require: {acr: [mfa], reason: {required: true, pattern: "OPS-[0-9]+", hint: a change ticket}}
+  grant: {ttl: 5m, uses: 1, covers: object}
+- name: exec
+  actions: [{verbs: [connect], apiGroups: [""], resources: [pods/exec], namespaces: [pay]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: 1, covers: object}
+- name: become-admin
+  actions: [{verbs: [assume], apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], names: [cluster-admin]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 10m, uses: unlimited, covers: object, groups: ["stepup:cluster-admin"]}
+- name: watched
+  enforcement: audit
+  actions: [{verbs: [delete], apiGroups: [""], resources: [services]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: 1, covers: object}
+"#;
+
+/// A server without its network side.
+struct Server {
+    app: App,
+    provider: FakeProvider,
+    key: SigningKey,
+    dir: tempfile::TempDir,
+}
+
+/// The moment at which the stories begin: the date that the provider's answers carry.
+fn start() -> DateTime<Utc> {
+    "2027-01-15T08:00:00Z".parse().unwrap()
+}
+
+fn source() -> Source {
+    Source { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: Some("test".into()), arrived: Instant::now() }
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let key = SigningKey::p256();
+        let provider = FakeProvider::start(&[key.jwk("k")]).await;
+        let dir = tempfile::tempdir().unwrap();
+        let entry = IdentityProvider {
+            levels: vec![
+                Level { name: "pwd".into(), acr_values: vec!["urn:pwd".into()] },
+                Level { name: "mfa".into(), acr_values: vec!["urn:mfa".into()] },
+            ],
+            can_step_up: People { users: vec![], groups: vec!["oidc:mfa".into()] },
+            ..provider.entry()
+        };
+        let mut config = config(dir.path(), vec![entry]);
+        config.administrators.groups = vec!["oidc:admins".into()];
+        change(&mut config);
+        let app = open(config).await;
+        Self { app, provider, key, dir }
+    }
+
+    /// The same after `kill -9`: a second server on the first one's files.
+    async fn killed_and_restarted(&mut self) {
+        let restarted = open(self.app.config.clone()).await;
+        let killed = std::mem::replace(&mut self.app, restarted);
+        std::mem::forget(killed);
+    }
+
+    fn id_token(&self, user: &str, acr: &str, signed_in: DateTime<Utc>, now: DateTime<Utc>) -> crate::secret::Secret {
+        self.key.token(
+            "ES256",
+            "k",
+            &json!({
+                "iss": self.provider.issuer, "aud": "kubernetes-step-up", "sub": user, "groups": ["developers", "mfa"],
+                "acr": acr, "auth_time": signed_in.timestamp(), "iat": now.timestamp(),
+                "exp": (now + Duration::minutes(5)).timestamp(),
+            }),
+        )
+    }
+
+    async fn exchange(&self, request: TokenRequest, now: DateTime<Utc>) -> Result<TokenResponse, Refusal> {
+        exchange::exchange(&self.app, request, &source(), now).await
+    }
+
+    /// Answers the challenge with a fresh sign-in of `user`.
+    async fn step_up(&self, user: &str, challenge: &str, now: DateTime<Utc>) -> Result<TokenResponse, Refusal> {
+        self.exchange(for_challenge(self.id_token(user, "urn:mfa", now, now), challenge), now).await
+    }
+
+    async fn admit(&self, review: &Value, now: DateTime<Utc>) -> AdmissionResponse {
+        let review = serde_json::from_str(&review.to_string()).unwrap();
+        admit::review(&self.app, review, &source(), now).await.response
+    }
+
+    async fn authorize(&self, review: &Value, now: DateTime<Utc>) -> Value {
+        let review = serde_json::from_str(&review.to_string()).unwrap();
+        let answer: AccessAnswer = authorize::review(&self.app, review, &source(), now).await;
+        serde_json::to_value(answer).unwrap()["status"].clone()
+    }
+
+    async fn pending(&self, asker: &Identity, now: DateTime<Utc>) -> ChallengeList {
+        challenge::pending(&self.app, asker, now).await.unwrap()
+    }
+
+    /// Id of the newest pending challenge.
+    async fn newest(&self, asker: &Identity, now: DateTime<Utc>) -> String {
+        self.pending(asker, now).await.challenges[0].id.clone()
+    }
+
+    fn audit(&self) -> Vec<Record> {
+        records(&self.dir.path().join("audit.jsonl"))
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.audit().into_iter().map(|record| record.event).collect()
+    }
+}
+
+async fn open(config: Config) -> App {
+    let now = start();
+    let policy = Policy::parse(POLICY, "policy.yaml", &config.levels()).unwrap();
+    let super::config::Store::Sqlite { path } = &config.store;
+    let store = Sqlite::open(path).unwrap();
+    let unacknowledged = store.unacknowledged().await.unwrap();
+    let sinks: Vec<_> = config
+        .audit
+        .sinks
+        .iter()
+        .map(|sink| match sink {
+            Sink::File { path } => audit::Sink::File(path.clone()),
+            Sink::Stdout => audit::Sink::Stdout,
+        })
+        .collect();
+    let audit = Audit::open(&sinks, &unacknowledged).unwrap();
+    let identities = Identities::new(&config).unwrap();
+    let signer = Signer::open(&config.token.keys, config.token.sign_with, now).unwrap();
+    App::new(config, policy, Arc::new(store), audit, identities, signer, Metrics::new())
+}
+
+fn records(path: &Path) -> Vec<Record> {
+    let log = std::fs::read_to_string(path).unwrap();
+    log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn for_challenge(subject_token: crate::secret::Secret, challenge: &str) -> TokenRequest {
+    TokenRequest {
+        grant_type: GRANT_TYPE.into(),
+        subject_token,
+        subject_token_type: ID_TOKEN_TYPE.into(),
+        challenge: Some(challenge.into()),
+        authorization_details: None,
+        reason: Some("OPS-1".into()),
+        ttl: None,
+        carry: None,
+    }
+}
+
+/// The person behind a base token.
+fn asker(user: &str, jti: Option<&str>) -> Identity {
+    Identity {
+        provider: "corp".into(),
+        user: user.into(),
+        groups: vec!["oidc:developers".into(), "oidc:mfa".into()],
+        jti: jti.map(Into::into),
+        acr: Some("urn:pwd".into()),
+        auth_time: None,
+        issued_at: start(),
+        expires_at: start() + Duration::hours(1),
+    }
+}
+
+fn user_info(user: &str, jti: &str) -> Value {
+    json!({"username": user, "groups": ["oidc:developers", "oidc:mfa", "system:authenticated"],
+        "extra": {"authentication.kubernetes.io/credential-id": [format!("JTI={jti}")]}})
+}
+
+fn delete(uid: &str, resource: &str, namespace: &str, name: &str, user: Value) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": uid, "operation": "DELETE", "userInfo": user, "namespace": namespace, "name": name, "dryRun": false,
+        "kind": {"group": "", "version": "v1", "kind": "X"},
+        "resource": {"group": "", "version": "v1", "resource": resource},
+        "object": null, "oldObject": {"metadata": {"name": name, "uid": format!("uid of {name}")}},
+        "options": {"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"}}})
+}
+
+fn delete_namespace(uid: &str, name: &str, user: &str, jti: &str) -> Value {
+    delete(uid, "namespaces", name, name, user_info(user, jti))
+}
+
+/// One object of a deletecollection.
+fn delete_of_collection(uid: &str, object: &str, user: &str, jti: &str) -> Value {
+    let mut review = delete(uid, "configmaps", "prod", object, user_info(user, jti));
+    review["request"]["name"] = json!("");
+    review
+}
+
+fn access(verb: &str, resource: &str, namespace: &str, name: &str, user: &str, jti: &str) -> Value {
+    let info = user_info(user, jti);
+    json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+        "user": user, "groups": info["groups"], "extra": info["extra"],
+        "resourceAttributes": {"verb": verb, "resource": resource, "namespace": namespace, "name": name, "version": "v1"}}})
+}
+
+fn code(response: &AdmissionResponse) -> u16 {
+    response.status.as_ref().map_or(200, |status| status.code)
+}
+
+fn message(response: &AdmissionResponse) -> &str {
+    response.status.as_ref().map_or("", |status| &status.message)
+}
+
+fn error_of(result: Result<TokenResponse, Refusal>) -> String {
+    result.unwrap_err().body().error
+}
+
+#[tokio::test]
+async fn a_denied_deletion_steps_up_once_and_is_normal_again() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+
+    let denied = server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    assert_eq!(code(&denied), 429);
+    let status = denied.status.unwrap();
+    assert_eq!(status.details.unwrap().retry_after_seconds, Some(1));
+    assert!(status.message.contains("delete namespaces/prod") && status.message.contains("delete-namespace"));
+
+    let challenge = server.pending(&alice, now).await.challenges.remove(0);
+    assert_eq!((challenge.acr_values.as_slice(), challenge.max_age), (["urn:mfa".to_owned()].as_slice(), Some(300)));
+    let token = server.step_up("alice", &challenge.id, now).await.unwrap();
+    assert_eq!((token.expires_in, token.grant.uses_left), (300, Some(1)));
+
+    let retry = delete_namespace("2", "prod", "alice", &token.grant.id);
+    let allowed = server.admit(&retry, now + Duration::seconds(1)).await;
+    assert!(allowed.allowed, "{allowed:?}");
+    assert_eq!(allowed.audit_annotations["grant"], token.grant.id);
+    assert_eq!(allowed.audit_annotations["acr"], "urn:mfa");
+    assert_eq!(allowed.audit_annotations["reason"], "OPS-1");
+
+    // The same question again gets the same answer; the next request is challenged again.
+    assert_eq!(server.admit(&retry, now + Duration::seconds(2)).await, allowed);
+    let next = delete_namespace("3", "prod", "alice", &token.grant.id);
+    assert_eq!(code(&server.admit(&next, now + Duration::seconds(3)).await), 429);
+    assert_eq!(server.events(), [Event::Challenge, Event::StepUp, Event::Mint, Event::Use, Event::Challenge]);
+}
+
+#[tokio::test]
+async fn the_elevated_token_says_who_what_and_for_how_long() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let token = server.step_up("alice", &id, now).await.unwrap();
+    let claims = token.access_token.expose().split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    assert_eq!(claims["iss"], server.app.config.public_url);
+    assert_eq!(claims["aud"], "kubernetes");
+    assert_eq!(claims["username"], "alice");
+    assert_eq!(claims["groups"], json!(["oidc:developers", "oidc:mfa"]));
+    assert_eq!(claims["jti"], token.grant.id);
+    assert_eq!(claims["acr"], "urn:mfa");
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap(), 300);
+    assert_eq!(claims["actions"][0]["names"], json!(["prod"]));
+}
+
+#[tokio::test]
+async fn a_grant_is_for_its_user_its_action_and_its_time() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant;
+
+    for (uid, name, user, later, expected) in [
+        ("other-object", "prod-eu", "alice", 1, 429),
+        ("other-user", "prod", "carol", 1, 403),
+        ("too-late", "prod", "alice", 300, 429),
+        ("clock-set-back", "prod", "alice", -86_400, 429),
+        ("in-time", "prod", "alice", 299, 200),
+    ] {
+        let review = delete_namespace(uid, name, user, &grant.id);
+        let response = server.admit(&review, now + Duration::seconds(later)).await;
+        assert_eq!(code(&response), expected, "{uid}: {response:?}");
+    }
+}
+
+#[tokio::test]
+async fn fifty_at_once_use_a_single_use_once() {
+    let server = Arc::new(Server::start().await);
+    let now = start();
+    server.admit(&delete_namespace("first", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant;
+    let tasks: Vec<_> = (0..50)
+        .map(|n| {
+            let (server, grant) = (Arc::clone(&server), grant.id.clone());
+            tokio::spawn(async move {
+                server.admit(&delete_namespace(&format!("uid-{n}"), "prod", "alice", &grant), start()).await.allowed
+            })
+        })
+        .collect();
+    let mut allowed = 0;
+    for task in tasks {
+        allowed += usize::from(task.await.unwrap());
+    }
+    assert_eq!(allowed, 1);
+    assert_eq!(server.events().iter().filter(|&&event| event == Event::Use).count(), 1);
+}
+
+#[tokio::test]
+async fn killed_between_use_and_answer_nothing_is_used_twice_and_no_record_is_missing() {
+    let mut server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant;
+    let retry = delete_namespace("2", "prod", "alice", &grant.id);
+
+    // The commit is made; the process dies before the record reaches the log and the answer leaves.
+    let found = server.app.store.grant(&grant.id).await.unwrap().unwrap();
+    let mut spent = found.document.clone();
+    spent.grant.uses_left = Some(0);
+    let record = Record { uid: Some("2".into()), ..Record::new(Event::Use, now) };
+    let verdict = AdmissionResponse { uid: "2".into(), allowed: true, status: None, audit_annotations: [].into() };
+    let transaction = super::store::Transaction {
+        grants: vec![(Some(found.version), spent)],
+        verdict: Some((now, verdict.clone())),
+        audit: vec![record.clone()],
+        ..Default::default()
+    };
+    assert_eq!(server.app.store.commit(transaction).await.unwrap(), super::store::Committed::Done);
+    server.killed_and_restarted().await;
+
+    assert!(server.audit().contains(&record));
+    assert_eq!(server.admit(&retry, now).await, verdict);
+    assert_eq!(code(&server.admit(&delete_namespace("3", "prod", "alice", &grant.id), now).await), 429);
+}
+
+#[tokio::test]
+async fn nobody_redeems_another_ones_challenge() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    assert_eq!(error_of(server.step_up("carol", &id, now).await), "invalid_grant");
+    assert!(server.pending(&asker("carol", Some("base")), now).await.challenges.is_empty());
+    let carol = asker("carol", None);
+    let declined = challenge::decline(&server.app, &carol, &id, DeclineCause::Declined, &source(), now).await;
+    assert_eq!(declined.unwrap_err().status(), 404);
+    // Another base token of the same user sees nothing of it either.
+    assert!(server.pending(&asker("alice", Some("other")), now).await.challenges.is_empty());
+    assert!(server.step_up("alice", &id, now).await.is_ok());
+    let refused: Vec<_> = server.audit().into_iter().filter(|record| record.event == Event::Refusal).collect();
+    assert_eq!((refused.len(), refused[0].user.as_str()), (1, "carol"));
+}
+
+#[tokio::test]
+async fn what_came_back_counts_and_not_what_was_asked() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    for (acr, age, expected) in [
+        ("urn:pwd", 0, "insufficient_user_authentication"),
+        ("urn:mfa-lookalike", 0, "insufficient_user_authentication"),
+        ("urn:mfa", 301, "insufficient_user_authentication"),
+        ("urn:mfa", -61, "invalid_grant"),
+    ] {
+        let token = server.id_token("alice", acr, now - Duration::seconds(age), now);
+        let refusal = server.exchange(for_challenge(token, &id), now).await.unwrap_err().body();
+        assert_eq!(refusal.error, expected, "{acr} {age}: {}", refusal.error_description);
+        if refusal.error == "insufficient_user_authentication" {
+            assert_eq!((refusal.acr_values.as_deref(), refusal.max_age), (Some("urn:mfa"), Some(300)));
+        }
+    }
+    assert_eq!(server.events().iter().filter(|&&event| event == Event::Refusal).count(), 4);
+    let token = server.id_token("alice", "urn:mfa", now - Duration::seconds(300), now);
+    assert!(server.exchange(for_challenge(token, &id), now).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_challenge_is_redeemed_once() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    assert!(server.step_up("alice", &id, now).await.is_ok());
+    assert_eq!(error_of(server.step_up("alice", &id, now).await), "invalid_grant");
+}
+
+#[tokio::test]
+async fn the_reason_is_asked_for_and_kept() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete("1", "configmaps", "prod", "a", user_info("alice", "base")), now).await;
+    let challenge = server.pending(&asker("alice", Some("base")), now).await.challenges.remove(0);
+    assert_eq!(challenge.reason.unwrap().hint.as_deref(), Some("a change ticket"));
+    let with = |reason: Option<&str>| TokenRequest {
+        reason: reason.map(Into::into),
+        ..for_challenge(server.id_token("alice", "urn:mfa", now, now), &challenge.id)
+    };
+    for reason in [None, Some(""), Some("because"), Some("see OPS-1 please"), Some("OPS-1\nOPS-2")] {
+        assert_eq!(error_of(server.exchange(with(reason), now).await), "invalid_request", "{reason:?}");
+    }
+    let token = server.exchange(with(Some(" OPS-17 ")), now).await.unwrap();
+    assert_eq!(token.grant.reason.as_deref(), Some("OPS-17"));
+    assert_eq!(server.audit().last().unwrap().reason.as_deref(), Some("OPS-17"));
+}
+
+#[tokio::test]
+async fn reads_are_denied_with_what_to_type_and_never_allowed() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let elsewhere = server.authorize(&access("get", "secrets", "dev", "db", "alice", "base"), now).await;
+    assert_eq!(elsewhere, json!({"allowed": false, "denied": false}));
+    for (verb, namespace, name) in [("get", "prod", "db"), ("list", "prod", ""), ("list", "", ""), ("watch", "", "")] {
+        let answer = server.authorize(&access(verb, "secrets", namespace, name, "alice", "base"), now).await;
+        assert_eq!(answer["denied"], true, "{verb} {namespace}");
+        assert!(answer["reason"].as_str().unwrap().contains("kubectl stepup elevate"));
+    }
+    let challenges = server.pending(&alice, now).await.challenges;
+    let of_one = challenges.iter().find(|challenge| challenge.actions[0].name.is_some()).unwrap();
+    let grant = server.step_up("alice", &of_one.id, now).await.unwrap().grant;
+    for (verb, namespace, name, denied) in [
+        ("get", "prod", "db", false),
+        ("list", "prod", "", false),
+        ("list", "", "", true),
+        ("get", "prod", "db", false),
+    ] {
+        let answer = server.authorize(&access(verb, "secrets", namespace, name, "alice", &grant.id), now).await;
+        assert_eq!((&answer["denied"], &answer["allowed"]), (&json!(denied), &json!(false)), "{verb} {namespace}");
+    }
+}
+
+#[tokio::test]
+async fn writes_are_left_to_admission() {
+    let server = Server::start().await;
+    let answer = server.authorize(&access("delete", "namespaces", "prod", "prod", "alice", "base"), start()).await;
+    assert_eq!(answer, json!({"allowed": false, "denied": false}));
+    let mut webhooks = access("delete", "validatingwebhookconfigurations", "", "stepup", "alice", "base");
+    webhooks["spec"]["resourceAttributes"]["group"] = json!("admissionregistration.k8s.io");
+    assert_eq!(server.authorize(&webhooks, start()).await["denied"], true);
+}
+
+#[tokio::test]
+async fn connections_get_a_403_that_says_what_to_type() {
+    let server = Server::start().await;
+    let mut exec = delete("1", "pods", "pay", "api-0", user_info("alice", "base"));
+    exec["request"]["operation"] = json!("CONNECT");
+    exec["request"]["subResource"] = json!("exec");
+    let denied = server.admit(&exec, start()).await;
+    assert_eq!(code(&denied), 403);
+    assert!(message(&denied).contains("kubectl stepup elevate"));
+    assert_eq!(server.pending(&asker("alice", Some("base")), start()).await.challenges.len(), 1);
+}
+
+#[tokio::test]
+async fn a_deletecollection_is_one_use_and_another_is_not() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_of_collection("1", "a", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant.id;
+    for (uid, object) in [("2", "a"), ("3", "b"), ("4", "c")] {
+        assert!(server.admit(&delete_of_collection(uid, object, "alice", &grant), now).await.allowed, "{object}");
+    }
+    assert!(server.admit(&delete_of_collection("3", "b", "alice", &grant), now).await.allowed, "a repeat");
+    assert!(!server.admit(&delete_of_collection("5", "b", "alice", &grant), now).await.allowed, "another request");
+    let one = delete("6", "configmaps", "prod", "d", user_info("alice", &grant));
+    assert!(!server.admit(&one, now).await.allowed, "not a collection");
+    let later = now + Duration::seconds(60);
+    assert!(!server.admit(&delete_of_collection("7", "e", "alice", &grant), later).await.allowed, "a minute later");
+}
+
+#[tokio::test]
+async fn a_dry_run_needs_a_grant_and_consumes_nothing() {
+    let server = Server::start().await;
+    let now = start();
+    let mut dry = delete_namespace("1", "prod", "alice", "base");
+    dry["request"]["dryRun"] = json!(true);
+    assert_eq!(code(&server.admit(&dry, now).await), 429);
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant.id;
+    for uid in ["2", "3", "4"] {
+        let mut dry = delete_namespace(uid, "prod", "alice", &grant);
+        dry["request"]["dryRun"] = json!(true);
+        assert!(server.admit(&dry, now).await.allowed);
+    }
+    assert!(server.admit(&delete_namespace("5", "prod", "alice", &grant), now).await.allowed);
+    assert!(!server.admit(&delete_namespace("6", "prod", "alice", &grant), now).await.allowed);
+}
+
+#[tokio::test]
+async fn people_who_cannot_step_up_are_told_at_once_and_machines_are_left_alone() {
+    let server = Server::start().await;
+    let mut bob = delete_namespace("1", "prod", "bob", "base");
+    bob["request"]["userInfo"]["groups"] = json!(["oidc:developers", "system:authenticated"]);
+    let refused = server.admit(&bob, start()).await;
+    assert_eq!(code(&refused), 403);
+    assert!(message(&refused).contains("cannot step up"), "{}", message(&refused));
+    for machine in ["system:serviceaccount:kube-system:namespace-controller", "system:node:a", "system:apiserver"] {
+        let review = delete_namespace(machine, "prod", machine, "base");
+        assert!(server.admit(&review, start()).await.allowed, "{machine}");
+        let answer = server.authorize(&access("list", "secrets", "prod", "", machine, "base"), start()).await;
+        assert_eq!(answer["denied"], false, "{machine}");
+    }
+}
+
+#[tokio::test]
+async fn a_declined_challenge_ends_in_a_403_that_says_so() {
+    let server = Server::start().await;
+    let alice = asker("alice", Some("base"));
+    for (minute, cause, says) in [(0, DeclineCause::Declined, "declined"), (1, DeclineCause::TimedOut, "in time")] {
+        let now = start() + Duration::minutes(minute);
+        let namespace = format!("prod-{says}").replace(' ', "-");
+        server.admit(&delete_namespace(&format!("{says} 1"), &namespace, "alice", "base"), now).await;
+        let id = server.newest(&alice, now).await;
+        challenge::decline(&server.app, &alice, &id, cause, &source(), now).await.unwrap();
+        let retry = delete_namespace(&format!("{says} 2"), &namespace, "alice", "base");
+        let refused = server.admit(&retry, now + Duration::seconds(1)).await;
+        assert_eq!(code(&refused), 403);
+        assert!(message(&refused).contains(says), "{}", message(&refused));
+        let again = delete_namespace(&format!("{says} 3"), &namespace, "alice", "base");
+        assert_eq!(code(&server.admit(&again, now + Duration::seconds(6)).await), 429);
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_the_plugin_is_not_asked_for_ever() {
+    let server = Server::start().await;
+    let mut codes = Vec::new();
+    for n in 0..3 {
+        let review = delete_namespace(&format!("{n}"), "prod", "alice", "base");
+        codes.push(code(&server.admit(&review, start() + Duration::milliseconds(1_010 * n)).await));
+    }
+    assert_eq!(codes, [429, 429, 403]);
+}
+
+#[tokio::test]
+async fn without_store_or_audit_log_protected_requests_are_refused_and_others_are_not() {
+    let server = Server::start_with(|config| {
+        config.audit.sinks = vec![Sink::File { path: "/dev/full".into() }];
+    })
+    .await;
+    let protected = server.admit(&delete_namespace("1", "prod", "alice", "base"), start()).await;
+    assert_eq!(code(&protected), 503);
+    assert!(message(&protected).contains("audit log"), "{}", message(&protected));
+    assert!(!message(&protected).contains("/dev/full"), "a caller learns no paths");
+    let read = server.authorize(&access("get", "secrets", "prod", "db", "alice", "base"), start()).await;
+    assert_eq!(read["denied"], true);
+    assert!(server.admit(&delete_namespace("2", "dev", "alice", "base"), start()).await.allowed);
+    let watched = delete("3", "services", "prod", "web", user_info("alice", "base"));
+    assert!(server.admit(&watched, start()).await.allowed, "a rule that only audits stands in nobody's way");
+}
+
+#[tokio::test]
+async fn the_provider_being_down_stops_step_ups_alone() {
+    let server = Server::start().await;
+    let now = start();
+    server.provider.answer("/.well-known/openid-configuration", 503, "down");
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let refusal = server.step_up("alice", &id, now).await.unwrap_err();
+    assert_eq!((refusal.status(), refusal.body().error.as_str()), (503, "temporarily_unavailable"));
+    assert!(server.admit(&delete_namespace("2", "dev", "alice", "base"), now).await.allowed);
+}
+
+#[tokio::test]
+async fn a_revoked_grant_counts_for_nothing_from_the_next_request_on() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let grant = server.step_up("alice", &id, now).await.unwrap().grant.id;
+    let carol = asker("carol", None);
+    assert_eq!(grant::revoke(&server.app, &carol, &grant, &source(), now).await.unwrap_err().status(), 404);
+    assert_eq!(grant::list(&server.app, &carol, true, now).await.unwrap_err().status(), 403);
+    let admin = Identity { groups: vec!["oidc:admins".into()], ..asker("root", None) };
+    assert_eq!(grant::list(&server.app, &admin, true, now).await.unwrap().grants.len(), 1);
+    grant::revoke(&server.app, &admin, &grant, &source(), now).await.unwrap();
+    assert!(grant::list(&server.app, &asker("alice", None), false, now).await.unwrap().grants.is_empty());
+    assert_eq!(code(&server.admit(&delete_namespace("2", "prod", "alice", &grant), now).await), 429);
+    let revoked = server.audit().into_iter().find(|record| record.event == Event::Revoke).unwrap();
+    assert_eq!((revoked.user.as_str(), revoked.by.as_deref()), ("alice", Some("root")));
+}
+
+#[tokio::test]
+async fn an_assumed_role_ends_with_its_grant() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let assume = Action {
+        verb: "assume".into(),
+        group: "rbac.authorization.k8s.io".into(),
+        resource: "clusterroles".into(),
+        subresource: None,
+        namespace: None,
+        name: Some("cluster-admin".into()),
+        path: None,
+    };
+    let request = ChallengeRequest { actions: vec![assume] };
+    let challenges = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges;
+    assert_eq!(challenges[0].grant.groups, ["stepup:cluster-admin"]);
+    let grant = server.step_up("alice", &challenges[0].id, now).await.unwrap().grant.id;
+    let as_admin = |jti: &str| {
+        let mut review = access("get", "nodes", "", "n1", "alice", jti);
+        review["spec"]["groups"] = json!(["oidc:developers", "stepup:cluster-admin"]);
+        review
+    };
+    assert_eq!(server.authorize(&as_admin(&grant), now).await["denied"], false);
+    assert_eq!(server.authorize(&as_admin("base"), now).await["denied"], true, "the group alone proves nothing");
+    grant::revoke(&server.app, &alice, &grant, &source(), now).await.unwrap();
+    assert_eq!(server.authorize(&as_admin(&grant), now).await["denied"], true);
+}
+
+#[tokio::test]
+async fn one_token_carries_what_its_terminal_was_granted_before() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    server.authorize(&access("get", "secrets", "prod", "db", "alice", "base"), now).await;
+    let first = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    server.admit(&delete_namespace("1", "prod", "alice", &first), now).await;
+    let id = server.newest(&alice, now).await;
+    let token = server.id_token("alice", "urn:mfa", now, now);
+    let request = TokenRequest { carry: Some(format!("{first} gr-unknown")), ..for_challenge(token, &id) };
+    let second = server.exchange(request, now).await.unwrap().grant.id;
+    assert!(server.admit(&delete_namespace("2", "prod", "alice", &second), now).await.allowed);
+    let read = server.authorize(&access("get", "secrets", "prod", "db", "alice", &second), now).await;
+    assert_eq!(read["denied"], false);
+    // What is carried ends with its own grant.
+    grant::revoke(&server.app, &alice, &first, &source(), now).await.unwrap();
+    let read = server.authorize(&access("get", "secrets", "prod", "db", "alice", &second), now).await;
+    assert_eq!(read["denied"], true);
+}
+
+#[tokio::test]
+async fn actions_may_be_named_in_the_exchange_itself() {
+    let server = Server::start().await;
+    let now = start();
+    let asking = |details: Value| TokenRequest {
+        challenge: None,
+        authorization_details: Some(details.to_string()),
+        ..for_challenge(server.id_token("alice", "urn:mfa", now, now), "")
+    };
+    let delete =
+        json!({"type": "kubectl-stepup.io/action", "verb": "delete", "resource": "namespaces", "name": "prod"});
+    let grant = server.exchange(asking(json!([delete])), now).await.unwrap().grant.id;
+    assert!(server.admit(&delete_namespace("1", "prod", "alice", &grant), now).await.allowed);
+    for (details, expected) in [
+        (json!([{"type": "kubectl-stepup.io/action", "verb": "*", "resource": "*"}]), "invalid_request"),
+        (
+            json!([{"type": "kubectl-stepup.io/action", "verb": "get", "resource": "pods", "name": "a"}]),
+            "invalid_request",
+        ),
+        (json!([{"type": "other", "verb": "get"}]), "invalid_authorization_details"),
+        (
+            json!([{"type": "kubectl-stepup.io/action", "verb": "get", "colour": "red"}]),
+            "invalid_authorization_details",
+        ),
+        (json!([]), "invalid_request"),
+        (json!("delete"), "invalid_authorization_details"),
+    ] {
+        assert_eq!(error_of(server.exchange(asking(details.clone()), now).await), expected, "{details}");
+    }
+}
+
+#[tokio::test]
+async fn one_user_cannot_crowd_the_store() {
+    let server = Server::start_with(|config| config.limits.pending_challenges_per_user = 3).await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    for n in 0..10 {
+        let review = delete_namespace(&format!("uid {n}"), &format!("prod-{n}"), "alice", "base");
+        server.admit(&review, now + Duration::seconds(n)).await;
+    }
+    let pending = server.pending(&alice, now + Duration::seconds(10)).await.challenges;
+    let names: Vec<_> = pending.iter().map(|challenge| challenge.actions[0].name.clone().unwrap()).collect();
+    assert_eq!(names, ["prod-9", "prod-8", "prod-7"]);
+}
+
+#[tokio::test]
+async fn no_token_is_in_the_audit_log() {
+    let server = Server::start().await;
+    let now = start();
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let weak = server.id_token("alice", "urn:pwd", now, now);
+    let strong = server.id_token("alice", "urn:mfa", now, now);
+    server.exchange(for_challenge(weak.clone(), &id), now).await.unwrap_err();
+    let elevated = server.exchange(for_challenge(strong.clone(), &id), now).await.unwrap().access_token;
+    let log = std::fs::read_to_string(server.dir.path().join("audit.jsonl")).unwrap();
+    for token in [weak, strong, elevated] {
+        for part in token.expose().split('.') {
+            assert!(!log.contains(part));
+        }
+    }
+}
