@@ -487,3 +487,305 @@ fn public(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
     answer
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::server::config::Sink;
+    use crate::server::testing::{World, connect, read_all};
+
+    fn access_review(user: &str, verb: &str, namespace: &str) -> Value {
+        json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+            "user": user, "groups": ["system:authenticated"],
+            "resourceAttributes": {"verb": verb, "resource": "namespaces", "name": namespace, "namespace": namespace}}})
+    }
+
+    fn admission_review(uid: &str, namespace: &str, jti: &str) -> Value {
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": uid, "operation": "DELETE", "name": namespace, "namespace": namespace,
+            "resource": {"group": "", "version": "v1", "resource": "namespaces"},
+            "userInfo": {"username": "alice", "groups": ["system:authenticated"],
+                "extra": {"authentication.kubernetes.io/credential-id": [format!("JTI={jti}")]}},
+            "oldObject": {"metadata": {"name": namespace}}}})
+    }
+
+    async fn post(client: &reqwest::Client, world: &World, path: &str, body: &Value) -> (u16, Value) {
+        let response = client.post(world.url(path)).json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn reviews_from_anyone_but_the_api_server_are_refused_before_their_body() {
+        let world = World::new().await;
+        let impostor = world.clients.issue("kubelet", &["node-1"]);
+        for (certificate, code) in [(None, "no_certificate"), (Some(&impostor), "wrong_name")] {
+            for path in ["/authorize", "/admit?match=x"] {
+                let mut stream = connect(world.addr, &world.servers, certificate).await.unwrap();
+                // The body never comes: the answer does not wait for it.
+                let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let answer = read_all(stream).await.unwrap();
+                assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("API server only"), "{answer}");
+            }
+            assert!(
+                world.metrics().await.contains(&format!("stepup_webhook_clients_refused_total{{code=\"{code}\"}} 2"))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_api_server_gets_an_answer_to_what_is_not_protected() {
+        let world = World::new().await;
+        let client = world.api_server();
+        let (status, answer) = post(&client, &world, "/authorize", &access_review("alice", "delete", "dev")).await;
+        assert_eq!((status, &answer["status"]), (200, &json!({"allowed": false, "denied": false})));
+        let (status, answer) = post(&client, &world, "/admit", &admission_review("u-1", "dev", "base-1")).await;
+        assert_eq!((status, &answer["response"]), (200, &json!({"uid": "u-1", "allowed": true})));
+        let metrics = world.metrics().await;
+        assert!(
+            metrics.contains("stepup_requests_total{endpoint=\"authorize\",decision=\"no_opinion\"} 1"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("stepup_requests_total{endpoint=\"admit\",decision=\"allowed\"} 1"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_review_is_told_so() {
+        let world = World::new().await;
+        let client = world.api_server();
+        let mut other_kind = access_review("alice", "get", "dev");
+        other_kind["kind"] = "TokenReview".into();
+        let mut without_uid = admission_review("", "dev", "base-1");
+        without_uid["request"]["uid"] = "".into();
+        for (path, body, told) in [
+            ("/authorize", String::new(), "not a review"),
+            ("/authorize", "{".to_owned(), "not a review"),
+            ("/authorize", "[]".to_owned(), "not a review"),
+            ("/authorize", "[".repeat(10_000), "not a review"),
+            ("/authorize", "\u{0}\u{1}".to_owned(), "not a review"),
+            (
+                "/authorize",
+                r#"{"apiVersion":"authorization.k8s.io/v1","kind":"SubjectAccessReview"}"#.to_owned(),
+                "spec",
+            ),
+            ("/authorize", other_kind.to_string(), "takes a SubjectAccessReview"),
+            ("/authorize", admission_review("u", "dev", "j").to_string(), "not a review"),
+            ("/admit", access_review("alice", "get", "dev").to_string(), "not a review"),
+            ("/admit", without_uid.to_string(), "no uid"),
+        ] {
+            let response = client.post(world.url(path)).body(body).send().await.unwrap();
+            assert_eq!(response.status(), 400);
+            let problem: ApiError = response.json().await.unwrap();
+            assert_eq!(problem.error, "invalid_request");
+            assert!(problem.error_description.contains(told), "{problem:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_oversized_body_is_refused_announced_or_not() {
+        let world = World::with(|config| config.limits.body_bytes = 10_000).await;
+        let api_server = world.clients.issue("kube-apiserver", &[]);
+        let mut announced = connect(world.addr, &world.servers, Some(&api_server)).await.unwrap();
+        announced.write_all(b"POST /admit HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n").await.unwrap();
+        let answer = read_all(announced).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+
+        let mut chunked = connect(world.addr, &world.servers, Some(&api_server)).await.unwrap();
+        let head = "POST /admit HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2af8\r\n";
+        chunked.write_all(head.as_bytes()).await.unwrap();
+        // The server may answer and close before it has read all of it.
+        let _ = chunked.write_all(&[b' '; 0x2af8]).await;
+        let answer = read_all(chunked).await.unwrap_or_default();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn webhook_rules_of_another_policy_are_counted() {
+        let world = World::new().await;
+        let report: Value = world.client(None).get(world.url("/readyz")).send().await.unwrap().json().await.unwrap();
+        let digest = report["policy"]["matchDigest"].as_str().unwrap();
+        let review = access_review("alice", "get", "dev");
+        for path in
+            ["/authorize".to_owned(), format!("/authorize?match={digest}"), format!("/authorize?x=y&match={digest}")]
+        {
+            assert_eq!(post(&world.api_server(), &world, &path, &review).await.0, 200);
+        }
+        assert!(world.metrics().await.contains("stepup_match_digest_stale_total 0"));
+        assert_eq!(post(&world.api_server(), &world, "/authorize?match=0000", &review).await.0, 200);
+        assert!(world.metrics().await.contains("stepup_match_digest_stale_total 1"));
+    }
+
+    #[tokio::test]
+    async fn people_need_a_base_token_and_a_forged_one_is_recorded() {
+        let world = World::new().await;
+        let client = world.client(None);
+        let bare = client.get(world.url("/v1/challenges")).send().await.unwrap();
+        assert_eq!((bare.status().as_u16(), bare.headers()["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
+
+        let forged = crate::server::testing::SigningKey::p256().token("ES256", "k1", &world.claims("kubernetes"));
+        let refused = client.get(world.url("/v1/grants")).bearer_auth(forged.expose()).send().await.unwrap();
+        assert_eq!(refused.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
+        let problem: ApiError = refused.json().await.unwrap();
+        assert_eq!(
+            (problem.error.as_str(), problem.error_description.as_str()),
+            ("invalid_token", "the token's signature is wrong")
+        );
+        let log = world.audit_log();
+        assert!(log.contains("\"code\":\"signature\"") && !log.contains(forged.expose()), "{log}");
+
+        let answer = client.get(world.url("/v1/challenges")).bearer_auth(world.token("kubernetes").expose());
+        let list: Value = answer.send().await.unwrap().json().await.unwrap();
+        assert_eq!((&list["user"], &list["challenges"]), (&json!("alice"), &json!([])));
+    }
+
+    #[tokio::test]
+    async fn with_the_provider_down_people_are_told_so() {
+        let world = World::new().await;
+        world.provider.answer("/jwks", 500, "");
+        let answer = world.client(None).get(world.url("/v1/grants")).bearer_auth(world.token("kubernetes").expose());
+        let answer = answer.send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let problem: ApiError = answer.json().await.unwrap();
+        assert!(problem.error_description.contains("identity provider \"corp\" cannot be reached"), "{problem:?}");
+    }
+
+    #[tokio::test]
+    async fn a_write_is_challenged_stepped_up_for_let_through_once_and_challenged_again() {
+        let world = World::new().await;
+        let (api_server, person) = (world.api_server(), world.client(None));
+        let (_, denied) = post(&api_server, &world, "/admit", &admission_review("u-1", "prod", "base-1")).await;
+        assert_eq!(denied["response"]["status"]["code"], 429);
+        assert_eq!(denied["response"]["status"]["details"]["retryAfterSeconds"], 1);
+
+        let base = world.token("kubernetes");
+        let pending: Value = person
+            .get(world.url("/v1/challenges"))
+            .bearer_auth(base.expose())
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        let challenge = pending["challenges"][0]["id"].as_str().unwrap().to_owned();
+        let step_up = world.token("kubernetes-step-up");
+        let form = [
+            ("grant_type", crate::wire::token::GRANT_TYPE),
+            ("subject_token", step_up.expose()),
+            ("subject_token_type", crate::wire::token::ID_TOKEN_TYPE),
+            ("challenge", &challenge),
+            ("reason", ""),
+            ("an_unknown_field", "is ignored"),
+        ];
+        let exchanged = person.post(world.url("/token")).form(&form).send().await.unwrap();
+        assert_eq!(exchanged.status(), 200, "{}", exchanged.text().await.unwrap());
+        assert_eq!(exchanged.headers()["cache-control"], "no-store");
+        let exchanged: Value = exchanged.json().await.unwrap();
+        let grant = exchanged["grant"]["id"].as_str().unwrap().to_owned();
+
+        // The elevated token stands up to the published keys.
+        let elevated = exchanged["access_token"].as_str().unwrap();
+        let keys: jsonwebtoken::jwk::JwkSet =
+            person.get(world.url("/jwks")).send().await.unwrap().json().await.unwrap();
+        let kid = jsonwebtoken::decode_header(elevated).unwrap().kid.unwrap();
+        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        validation.set_audience(&["kubernetes"]);
+        validation.set_issuer(&["https://stepup.example.com"]);
+        let key = jsonwebtoken::DecodingKey::from_jwk(keys.find(&kid).unwrap()).unwrap();
+        let claims = jsonwebtoken::decode::<Value>(elevated, &key, &validation).unwrap().claims;
+        assert_eq!((&claims["username"], &claims["jti"]), (&json!("alice"), &json!(grant)));
+        let as_base = person.get(world.url("/v1/grants")).bearer_auth(elevated).send().await.unwrap();
+        assert_eq!(as_base.status(), 401, "an elevated token is no base token");
+
+        for (uid, allowed) in [("u-2", true), ("u-2", true), ("u-3", false)] {
+            let (_, answer) = post(&api_server, &world, "/admit", &admission_review(uid, "prod", &grant)).await;
+            assert_eq!(answer["response"]["allowed"], allowed, "{uid}: {answer}");
+        }
+        let log = world.audit_log();
+        for secret in [base.expose(), step_up.expose(), elevated] {
+            assert!(!log.contains(secret.rsplit('.').next().unwrap()), "a token is in the audit log");
+        }
+        let metrics = world.metrics().await;
+        for line in ["stepup_grants_minted_total 1", "stepup_grant_uses_total 1", "decision=\"challenged\"} 2"] {
+            assert!(metrics.contains(line), "no {line} in {metrics}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_request_that_makes_no_sense_is_told_so() {
+        let world = World::new().await;
+        let client = world.client(None);
+        let form = "application/x-www-form-urlencoded";
+        for (kind, body, told) in [
+            ("application/json", "{}".to_owned(), "must be application/x-www-form-urlencoded"),
+            (form, String::new(), "missing field"),
+            (form, "grant_type=a&grant_type=b".to_owned(), "twice"),
+            (form, "grant_type=a&subject_token=b&subject_token_type=c&ttl=soon".to_owned(), "ttl is not a number"),
+            (form, "%ff%00=%".to_owned(), "missing field"),
+        ] {
+            let answer = client.post(world.url("/token")).header("content-type", kind).body(body).send().await.unwrap();
+            assert_eq!(answer.status(), 400);
+            let problem: ApiError = answer.json().await.unwrap();
+            assert_eq!(problem.error, "invalid_request");
+            assert!(problem.error_description.contains(told), "{problem:?}");
+        }
+        let large =
+            client.post(world.url("/token")).header("content-type", form).body("x".repeat(MAX_PERSONAL_BODY + 1));
+        assert_eq!(large.send().await.unwrap().status(), 413);
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_a_clear_error_in_json() {
+        let world = World::new().await;
+        let client = world.client(None);
+        for (method, path, status) in
+            [("GET", "/", 404), ("GET", "/v1/", 404), ("PUT", "/token", 405), ("GET", "/admit", 405)]
+        {
+            let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+            let answer = client.request(method, world.url(path)).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+            assert!(!answer.json::<ApiError>().await.unwrap().error_description.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_names_what_does_not_work() {
+        let world = World::new().await;
+        let answer = world.client(None).get(world.url("/readyz")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let report: Value = answer.json().await.unwrap();
+        assert_eq!(report["ready"], true);
+        assert_eq!(report["identityProviders"], json!([{"name": "corp", "ok": true}]));
+        assert_eq!(report["signingKeys"]["published"], 2);
+        assert_eq!(world.client(None).get(world.url("/healthz")).send().await.unwrap().text().await.unwrap(), "ok\n");
+        let discovery: Value = world
+            .client(None)
+            .get(world.url("/.well-known/openid-configuration"))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        assert_eq!(discovery["issuer"], "https://stepup.example.com");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn without_an_audit_log_the_server_is_not_ready_and_refuses_what_is_protected() {
+        let world = World::with(|config| config.audit.sinks = vec![Sink::File { path: "/dev/full".into() }]).await;
+        let answer = world.client(None).get(world.url("/readyz")).send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let report: Value = answer.json().await.unwrap();
+        assert_eq!((&report["audit"]["ok"], &report["store"]["ok"]), (&json!(false), &json!(true)));
+        let client = world.api_server();
+        let (_, denied) = post(&client, &world, "/admit", &admission_review("u-1", "prod", "base-1")).await;
+        assert_eq!(denied["response"]["allowed"], false);
+        let (_, allowed) = post(&client, &world, "/admit", &admission_review("u-2", "dev", "base-1")).await;
+        assert_eq!(allowed["response"]["allowed"], true);
+    }
+}

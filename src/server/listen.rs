@@ -419,21 +419,14 @@ fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
-
     use axum::http::StatusCode;
-    use rustls::pki_types::ServerName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
-    use tokio_rustls::TlsConnector;
     use tokio_rustls::client;
 
     use super::*;
-    use crate::server::testing::{Authority, Issued, config};
-
-    /// Longest that a test waits for what must happen. Only a failure takes that long.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    use crate::server::testing::{Authority, Issued, PATIENCE, config, connect, read_all, write_certificate};
 
     /// Answers with who asks; `/wait` waits to be let go.
     #[derive(Clone, Default)]
@@ -494,7 +487,7 @@ mod tests {
         }
 
         async fn connect(&self, certificate: Option<&Issued>) -> io::Result<client::TlsStream<TcpStream>> {
-            connect(self.addr, &self.servers, certificate, &[]).await
+            connect(self.addr, &self.servers, certificate).await
         }
 
         /// What the server says of a caller with this certificate.
@@ -503,51 +496,6 @@ mod tests {
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
             read_all(stream).await
         }
-    }
-
-    fn write_certificate(dir: &Path, authority: &Authority) {
-        let issued = authority.issue("stepup", &["127.0.0.1"]);
-        fs::write(dir.join("tls.pem"), issued.certificate).unwrap();
-        fs::write(dir.join("tls.key"), issued.key).unwrap();
-    }
-
-    async fn connect(
-        addr: SocketAddr,
-        authority: &Authority,
-        certificate: Option<&Issued>,
-        protocols: &[&str],
-    ) -> io::Result<client::TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
-        let builder = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match certificate {
-            None => builder.with_no_client_auth(),
-            Some(issued) => builder
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap()],
-                    PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap(),
-                )
-                .unwrap(),
-        };
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(addr).await?;
-        let name = ServerName::IpAddress(addr.ip().into());
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
-    }
-
-    /// All until the server closes.
-    async fn read_all(mut stream: client::TlsStream<TcpStream>) -> io::Result<String> {
-        let mut answer = Vec::new();
-        match timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the server closes the connection") {
-            Ok(_) => {}
-            // Cut rather than closed is closed, too.
-            Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(String::from_utf8(answer).unwrap())
     }
 
     #[tokio::test]
@@ -689,7 +637,7 @@ mod tests {
         write_certificate(world.dir.path(), &new);
         assert!(world.tls.refresh().unwrap());
         assert!(world.connect(None).await.is_err());
-        assert!(connect(world.addr, &new, None, &[]).await.is_ok());
+        assert!(connect(world.addr, &new, None).await.is_ok());
     }
 
     #[test]

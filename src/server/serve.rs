@@ -1,5 +1,6 @@
 //! `stepup-server serve`: puts the parts together, runs them, and ends them in order.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub enum ServeError {
     #[error(transparent)]
     Audit(#[from] AuditError),
     #[error("cannot listen on {addr}: {source}")]
-    Listen { addr: std::net::SocketAddr, source: std::io::Error },
+    Listen { addr: SocketAddr, source: std::io::Error },
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
 }
@@ -84,8 +85,9 @@ pub struct Running {
 impl Running {
     /// Opens everything. What can be wrong with the configuration is found here.
     pub async fn start(config: Config, now: DateTime<Utc>) -> Result<Self, ServeError> {
-        let policy = Policy::load(&config.policy, &config)?;
+        // First the digest: a change in between is then noticed by the watcher.
         let policy_digest = digest_of(&config.policy);
+        let policy = Policy::load(&config.policy, &config)?;
         for warning in policy.warnings() {
             tracing::warn!(warning, "policy");
         }
@@ -105,6 +107,11 @@ impl Running {
         let app = Arc::new(App::new(config, policy, store, audit, identities, signer, metrics));
         tracing::info!(%addr, version = env!("CARGO_PKG_VERSION"), "listening on {addr}");
         Ok(Self { app, health: Arc::default(), tls, listener, policy_digest })
+    }
+
+    /// Address that it listens on.
+    pub fn addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     /// Serves until `stop` is true and the requests under way are answered.
@@ -306,4 +313,116 @@ fn ticks(every: Duration) -> tokio::time::Interval {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::server::testing::{POLICY, World, eventually};
+
+    /// [`POLICY`] with another name for its rule.
+    fn renamed(rule: &str) -> String {
+        POLICY.replace("delete-namespace", rule)
+    }
+
+    async fn report(world: &World) -> Value {
+        // A report stands for a second.
+        world.client(None).get(world.url("/readyz")).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn reloads(world: &World, result: &str) -> u64 {
+        let name = format!("stepup_policy_reloads_total{{result=\"{result}\"}} ");
+        world.metrics().await.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
+    }
+
+    #[tokio::test]
+    async fn an_editor_that_replaces_the_policy_is_noticed_and_an_invalid_policy_is_not_taken() {
+        let world = World::new().await;
+        let (policy, new) = (world.dir().join("policy.yaml"), world.dir().join("policy.new"));
+        fs::write(&new, renamed("another-rule")).unwrap();
+        fs::rename(&new, &policy).unwrap();
+        eventually(async || reloads(&world, "success").await == 1).await;
+        assert!(world.audit_log().contains("policy_loaded"));
+
+        fs::write(&new, "rules: [{name: 7}]").unwrap();
+        fs::rename(&new, &policy).unwrap();
+        eventually(async || reloads(&world, "failure").await == 1).await;
+        eventually(async || report(&world).await["policy"]["ok"] == false).await;
+        let state = report(&world).await;
+        assert_eq!(state["ready"], true);
+        assert!(state["policy"]["error"].as_str().unwrap().contains("policy.yaml"), "{state}");
+        assert!(state["policy"]["rules"].as_u64().unwrap() > 0);
+        assert!(world.audit_log().contains("policy_invalid"));
+
+        fs::write(&policy, renamed("a-third-rule")).unwrap();
+        eventually(async || reloads(&world, "success").await == 2).await;
+        eventually(async || report(&world).await["policy"]["ok"] == true).await;
+    }
+
+    #[tokio::test]
+    async fn a_policy_in_a_config_map_is_reloaded_when_its_link_is_turned() {
+        // As the kubelet lays it out: policy.yaml -> ..data/policy.yaml, ..data -> a directory with a date for a name.
+        let mount = tempfile::tempdir().unwrap();
+        let version = |name: &str, rule: &str| {
+            fs::create_dir(mount.path().join(name)).unwrap();
+            fs::write(mount.path().join(name).join("policy.yaml"), renamed(rule)).unwrap();
+        };
+        version("..2027_01", "first");
+        symlink("..2027_01", mount.path().join("..data")).unwrap();
+        symlink("..data/policy.yaml", mount.path().join("policy.yaml")).unwrap();
+        let world = World::with(|config| config.policy = mount.path().join("policy.yaml")).await;
+
+        version("..2027_02", "second");
+        symlink("..2027_02", mount.path().join("..data_tmp")).unwrap();
+        fs::rename(mount.path().join("..data_tmp"), mount.path().join("..data")).unwrap();
+        eventually(async || reloads(&world, "success").await == 1).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_the_configuration_is_said_at_start() {
+        let world = World::new().await;
+        let entries = || vec![world.provider.entry()];
+        let config = |change: &dyn Fn(&mut Config)| {
+            let mut config = crate::server::testing::config(world.dir(), entries());
+            change(&mut config);
+            config
+        };
+        for (config, told) in [
+            (config(&|config| config.listen = world.addr), "cannot listen on 127.0.0.1:"),
+            (config(&|config| config.policy = "/nowhere/policy.yaml".into()), "/nowhere/policy.yaml"),
+            (config(&|config| config.tls.key = "/nowhere/tls.key".into()), "cannot read /nowhere/tls.key"),
+            (config(&|config| config.token.keys = "/dev/null/keys".into()), "signing keys: /dev/null"),
+            (
+                config(&|config| config.identity_providers[0].ca = Some("/nowhere/ca".into())),
+                "identity provider \"corp\": cannot read",
+            ),
+            (
+                config(&|config| config.audit.sinks = vec![config::Sink::File { path: "/nowhere/audit".into() }]),
+                "/nowhere/audit",
+            ),
+            (config(&|config| config.store = config::Store::Sqlite { path: "/nowhere/store".into() }), "store"),
+        ] {
+            let problem = Running::start(config, Utc::now()).await.map(|_| ()).unwrap_err().to_string();
+            assert!(problem.contains(told), "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stopped_server_starts_again_with_the_same_keys() {
+        let world = World::new().await;
+        let keys = |report: &Value| report["signingKeys"]["current"].clone();
+        let before = keys(&report(&world).await);
+        let provider = world.stop().await;
+        let mut config = crate::server::testing::config(provider.dir.path(), vec![provider.entry()]);
+        config.policy = provider.dir.path().join("empty.yaml");
+        fs::write(&config.policy, "rules: []").unwrap();
+        let running = Running::start(config, Utc::now()).await.unwrap();
+        assert_eq!(Value::from(running.app.signer.status().0), before);
+    }
 }

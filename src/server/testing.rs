@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -20,10 +22,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use super::config::{
-    Audit, Claim, Config, IdentityProvider, Limits, Log, LogFormat, People, Sink, Store, Token, WebhookClients,
+    Audit, Claim, Config, IdentityProvider, Level, Limits, Log, LogFormat, People, Sink, Store, Token, WebhookClients,
     Webhooks,
 };
 use crate::secret::Secret;
@@ -251,10 +254,58 @@ impl FakeProvider {
             step_up_audiences: vec!["kubernetes-step-up".to_owned()],
             username: Claim::Named { claim: "sub".to_owned(), prefix: String::new() },
             groups: Some(Claim::Named { claim: "groups".to_owned(), prefix: "oidc:".to_owned() }),
-            levels: Vec::new(),
-            can_step_up: People::default(),
+            levels: vec![Level { name: "mfa".to_owned(), acr_values: vec!["urn:stepup:mfa".to_owned()] }],
+            can_step_up: People { users: vec!["*".to_owned()], groups: Vec::new() },
         }
     }
+}
+
+/// Longest that a test waits for what must happen. Only a failure takes that long.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A server certificate where [`config`] says that it is.
+pub fn write_certificate(dir: &std::path::Path, authority: &Authority) {
+    let issued = authority.issue("stepup", &["127.0.0.1"]);
+    std::fs::write(dir.join("tls.pem"), issued.certificate).unwrap();
+    std::fs::write(dir.join("tls.key"), issued.key).unwrap();
+}
+
+/// A TLS connection that speaks HTTP/1.1, byte by byte.
+pub async fn connect(
+    addr: SocketAddr,
+    authority: &Authority,
+    certificate: Option<&Issued>,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(issued) => builder
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap(),
+            )
+            .unwrap(),
+    };
+    let stream = TcpStream::connect(addr).await?;
+    let name = rustls::pki_types::ServerName::IpAddress(addr.ip().into());
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// All until the server closes.
+pub async fn read_all(mut stream: tokio_rustls::client::TlsStream<TcpStream>) -> io::Result<String> {
+    let mut answer = Vec::new();
+    match timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the server closes the connection") {
+        Ok(_) => {}
+        // Cut rather than closed is closed, too.
+        Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(String::from_utf8(answer).unwrap())
 }
 
 /// A configuration with everything under `dir`.
@@ -294,4 +345,116 @@ pub fn config(dir: &std::path::Path, identity_providers: Vec<IdentityProvider>) 
         },
         log: Log { format: LogFormat::Json, level: "info".to_owned() },
     }
+}
+
+/// A whole server on a free port, with its provider, its certificate authorities and its files.
+pub struct World {
+    pub provider: FakeProvider,
+    pub key: SigningKey,
+    pub servers: Authority,
+    pub clients: Authority,
+    pub addr: SocketAddr,
+    stop: tokio::sync::watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+/// Namespace `prod` may be deleted, once, after a sign-in with a second factor.
+pub const POLICY: &str = r#"
+rules:
+- name: delete-namespace
+  description: Deleting a namespace that matters
+  actions:
+  - verbs: [delete]
+    apiGroups: [""]
+    resources: [namespaces]
+    names: [prod]
+  require: {acr: [mfa], maxAge: 5m}
+  grant: {ttl: 5m, uses: 1, covers: object}
+"#;
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let key = SigningKey::p256();
+        let provider = FakeProvider::start(&[key.jwk("k1")]).await;
+        let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+        let dir = provider.dir.path();
+        write_certificate(dir, &servers);
+        std::fs::write(dir.join("client-ca.pem"), &clients.pem).unwrap();
+        std::fs::write(dir.join("policy.yaml"), POLICY).unwrap();
+        let mut config = config(dir, vec![provider.entry()]);
+        config.webhook_clients.names = vec!["kube-apiserver".to_owned()];
+        change(&mut config);
+        let running = super::serve::Running::start(config, chrono::Utc::now()).await.unwrap();
+        let addr = running.addr().unwrap();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let serving = tokio::spawn(running.until(stopped));
+        Self { provider, key, servers, clients, addr, stop, serving }
+    }
+
+    pub fn dir(&self) -> &std::path::Path {
+        self.provider.dir.path()
+    }
+
+    /// An HTTP client with this certificate, or with none.
+    pub fn client(&self, certificate: Option<&Issued>) -> reqwest::Client {
+        let ca = reqwest::Certificate::from_pem(self.servers.pem.as_bytes()).unwrap();
+        let mut client = reqwest::Client::builder().tls_certs_only([ca]).no_proxy();
+        if let Some(issued) = certificate {
+            let pem = format!("{}{}", issued.certificate, issued.key);
+            client = client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        }
+        client.build().unwrap()
+    }
+
+    /// The HTTP client of the API server.
+    pub fn api_server(&self) -> reqwest::Client {
+        self.client(Some(&self.clients.issue("kube-apiserver", &[])))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.addr)
+    }
+
+    /// Claims of a token that alice's provider makes at this moment.
+    pub fn claims(&self, audience: &str) -> Value {
+        let now = chrono::Utc::now().timestamp();
+        json!({
+            "iss": self.provider.issuer, "aud": audience, "sub": "alice", "iat": now, "exp": now + 300, "auth_time": now,
+            "acr": "urn:stepup:mfa", "jti": "base-1",
+        })
+    }
+
+    pub fn token(&self, audience: &str) -> Secret {
+        self.key.token("ES256", "k1", &self.claims(audience))
+    }
+
+    /// The audit log so far.
+    pub fn audit_log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("audit.jsonl")).unwrap_or_default()
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.client(None).get(self.url("/metrics")).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Stops the server and waits until it has.
+    pub async fn stop(self) -> FakeProvider {
+        self.stop.send(true).unwrap();
+        timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        self.provider
+    }
+}
+
+/// Waits until `is_so`, and fails when that takes too long.
+pub async fn eventually(mut is_so: impl AsyncFnMut() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !is_so().await {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.expect("it becomes so in time");
 }
