@@ -230,14 +230,7 @@ impl Edit {
 
     /// The change as a unified diff, with every secret in it hidden.
     pub fn diff(&self) -> String {
-        let (before, after) = (mask::masked(self.before.as_deref().unwrap_or_default()), mask::masked(&self.after));
-        let path = self.path.display();
-        let old = if self.before.is_some() { format!("{path}") } else { "/dev/null".to_owned() };
-        similar::TextDiff::from_lines(before.as_str(), after.as_str())
-            .unified_diff()
-            .context_radius(3)
-            .header(&old, &path.to_string())
-            .to_string()
+        diff(&self.path, self.before.as_deref(), &self.after)
     }
 
     /// Makes the change: in one step, through symbolic links, with the file's mode, and only if the file still is as
@@ -278,6 +271,17 @@ impl Edit {
         let _ = File::open(&directory).and_then(|directory| directory.sync_all());
         Ok(())
     }
+}
+
+/// A change of YAML or JSON as a unified diff, with every secret in it hidden; empty where there is none.
+pub fn diff(path: &Path, before: Option<&str>, after: &str) -> String {
+    let (old, new) = (mask::masked(before.unwrap_or_default()), mask::masked(after));
+    let path = path.display().to_string();
+    similar::TextDiff::from_lines(old.as_str(), new.as_str())
+        .unified_diff()
+        .context_radius(3)
+        .header(if before.is_some() { &path } else { "/dev/null" }, &path)
+        .to_string()
 }
 
 /// Works out what has to change so that the kubeconfig says what is wanted. Nothing is written.

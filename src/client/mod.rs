@@ -7,6 +7,8 @@ use chrono::{DateTime, Utc};
 
 pub mod api;
 pub mod cache;
+pub mod cli;
+pub mod commands;
 pub mod error;
 pub mod get_token;
 pub mod idp;

@@ -162,7 +162,8 @@ impl Profile {
         names
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether all of it makes sense.
+    pub fn check(&self) -> Result<(), String> {
         secure_url("issuer", &self.issuer)?;
         if let Some(server) = &self.server {
             secure_url("server.url", &server.url)?;

@@ -57,7 +57,7 @@ pub enum NotAnAction {
 #[derive(Debug)]
 struct Kind {
     plural: &'static str,
-    kind: &'static str,
+    singular: &'static str,
     group: &'static str,
     namespaced: bool,
     short: &'static [&'static str],
@@ -225,7 +225,7 @@ fn lookup(typed: &str) -> Result<(Named, bool), NotAnAction> {
         },
     };
     let is_called =
-        |kind: &&Kind| kind.plural == name || kind.kind.eq_ignore_ascii_case(name) || kind.short.contains(&name);
+        |kind: &&Kind| kind.plural == name || kind.singular.eq_ignore_ascii_case(name) || kind.short.contains(&name);
     let known = KINDS.iter().filter(is_called).find(|kind| group.is_none_or(|group| group == kind.group));
     match (known, group) {
         (Some(kind), _) => {
@@ -271,6 +271,50 @@ fn is_subresource(text: &str) -> bool {
     KNOWN.contains(&text)
 }
 
+/// Verbs that requests have, of which a policy speaks, and that stand for themselves. `assume` is our own.
+const REQUEST_VERBS: [&str; 15] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "connect",
+    "impersonate",
+    "bind",
+    "escalate",
+    "approve",
+    "sign",
+    "attest",
+];
+
+/// Verbs worth offering to somebody who is typing.
+pub const VERBS: [&str; 16] = [
+    "get",
+    "list",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "edit",
+    "apply",
+    "scale",
+    "rollout",
+    "exec",
+    "port-forward",
+    "logs",
+    "impersonate",
+    "assume",
+];
+
+/// Plural names of all built-in resources.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|kind| kind.plural)
+}
+
 fn meaning(verb: &str) -> Option<Meaning> {
     let plain = |verb| Meaning { verb, resource: None, subresource: None, needs_name: None };
     let pod = |verb, subresource, example| Meaning {
@@ -280,22 +324,10 @@ fn meaning(verb: &str) -> Option<Meaning> {
         needs_name: Some(example),
     };
     let named = |verb, example| Meaning { needs_name: Some(example), ..plain(verb) };
+    if let Some(verb) = REQUEST_VERBS.iter().find(|known| **known == verb) {
+        return Some(plain(verb));
+    }
     Some(match verb {
-        "get" => plain("get"),
-        "list" => plain("list"),
-        "watch" => plain("watch"),
-        "create" => plain("create"),
-        "update" => plain("update"),
-        "patch" => plain("patch"),
-        "delete" => plain("delete"),
-        "deletecollection" => plain("deletecollection"),
-        "connect" => plain("connect"),
-        "impersonate" => plain("impersonate"),
-        "bind" => plain("bind"),
-        "escalate" => plain("escalate"),
-        "approve" => plain("approve"),
-        "sign" => plain("sign"),
-        "attest" => plain("attest"),
         "assume" => named("assume", "--for assume clusterrole cluster-admin"),
         "describe" => plain("get"),
         "edit" => named("patch", "--for edit deployment web"),
@@ -351,12 +383,12 @@ fn action(verb: &str, group: &str, resource: &str) -> Action {
 
 const fn kind(
     plural: &'static str,
-    kind: &'static str,
+    singular: &'static str,
     group: &'static str,
     namespaced: bool,
     short: &'static [&'static str],
 ) -> Kind {
-    Kind { plural, kind, group, namespaced, short }
+    Kind { plural, singular, group, namespaced, short }
 }
 
 /// `kubectl api-resources` of a kube-apiserver 1.37 with every API enabled, and the resources that exist for
@@ -558,7 +590,7 @@ mod tests {
     #[test]
     fn every_name_means_one_resource() {
         for kind in KINDS {
-            for name in kind.short.iter().copied().chain([kind.plural, kind.kind]) {
+            for name in kind.short.iter().copied().chain([kind.plural, kind.singular]) {
                 let (found, _) = lookup(name).unwrap();
                 assert!(found.resource == kind.plural, "{name} is {} and {}", found.resource, kind.plural);
                 let (found, _) =

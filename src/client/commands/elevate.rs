@@ -1,0 +1,147 @@
+//! `kubectl stepup elevate`.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+
+use super::{Chosen, duration, plain, server, until};
+use crate::action::Action;
+use crate::client::cache::Elevated;
+use crate::client::cli::Elevate;
+use crate::client::error::Error;
+use crate::client::resource::{self, Scope};
+use crate::client::step_up::{self, Bind, StepUpOptions};
+use crate::client::{Clock, output};
+use crate::wire::challenge::Challenge;
+
+/// Steps up: for the newest challenge, or for the actions that were named.
+pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
+    let chosen = Chosen::find(&args.target)?;
+    let actions = if args.what.is_empty() { None } else { Some(named_actions(args, &chosen)?) };
+    let (_, server) = server(&chosen.profile, clock)?;
+    let challenges = match &actions {
+        None => newest(server.challenges()?.challenges)?,
+        Some(actions) => {
+            let answer = server.ask(actions)?;
+            for action in &answer.unprotected {
+                output::line(format_args!("No step-up is needed to {}.", plain(&action.to_string())));
+            }
+            if answer.challenges.is_empty() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            answer.challenges
+        }
+    };
+    let options = StepUpOptions {
+        reason: args.reason.clone(),
+        ttl: args.ttl,
+        bind: if args.share { Bind::Anyone } else { Bind::Terminal },
+        interactive: true,
+    };
+    let elevated = step_up::take_up(&chosen.profile, &challenges, &options, clock)?;
+    for line in report(&elevated, args.share, clock()) {
+        output::line(line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn named_actions(args: &Elevate, chosen: &Chosen) -> Result<Vec<Action>, Error> {
+    let of_context = chosen.current.as_ref().and_then(|current| current.namespace.as_deref());
+    let scope = if args.all_namespaces {
+        Scope::AllNamespaces
+    } else if args.cluster_scoped {
+        Scope::Cluster
+    } else {
+        Scope::Namespace(args.namespace.as_deref().or(of_context).unwrap_or("default"))
+    };
+    let actions = resource::actions(&args.what, args.subresource.as_deref(), scope);
+    let checked = |action: Action| action.checked().map_err(|error| Error::Usage(error.to_string()));
+    actions.map_err(|error| Error::Usage(error.to_string()))?.into_iter().map(checked).collect()
+}
+
+/// The newest of the pending challenges; the others are shown.
+fn newest(pending: Vec<Challenge>) -> Result<Vec<Challenge>, Error> {
+    let mut pending = pending.into_iter();
+    let Some(newest) = pending.next() else {
+        return Err(Error::Failed(
+            "nothing is waiting for a step-up: try the command first, or name the action, for example \"kubectl stepup \
+             elevate --for delete namespace prod\""
+                .to_owned(),
+        ));
+    };
+    output::note(format_args!("Stepping up for: {}", described(&newest)));
+    let others: Vec<Challenge> = pending.collect();
+    if !others.is_empty() {
+        output::note("Also waiting, each of its own (name it with --for):");
+        for other in others {
+            output::note(format_args!("  {}", described(&other)));
+        }
+    }
+    Ok(vec![newest])
+}
+
+fn described(challenge: &Challenge) -> String {
+    let actions: Vec<String> = challenge.actions.iter().map(|action| plain(&action.to_string())).collect();
+    format!("{} (rule {})", actions.join("; "), plain(&challenge.rule))
+}
+
+/// What is allowed now, for whom, for how long, and how to give it up.
+fn report(elevated: &Elevated, share: bool, now: DateTime<Utc>) -> Vec<String> {
+    let grant = &elevated.grant;
+    let whom = if share { "All your processes" } else { "This terminal" };
+    let uses = match grant.uses_left {
+        None => "as often as you like".to_owned(),
+        Some(1) => "once".to_owned(),
+        Some(n) => format!("{n} times"),
+    };
+    // The token's own life is by this machine's clock.
+    let left = DateTime::from_timestamp(elevated.expires_at, 0)
+        .map_or_else(|| duration((grant.expires_at - now).num_seconds()), |at| until(at, now));
+    let mut lines = vec![format!("{whom} may now, {uses}, for {left}:")];
+    lines.extend(grant.covers.iter().map(|covered| format!("  {}", plain(covered))));
+    if !grant.groups.is_empty() {
+        lines.push(format!("  with the groups {}", plain(&grant.groups.join(", "))));
+    }
+    if !elevated.carries.is_empty() {
+        lines.push(format!("and goes on with {} from before.", elevated.carries.join(", ")));
+    }
+    lines.push(format!("To give it up: kubectl stepup drop {}", grant.id));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::secret::Secret;
+    use crate::wire::challenge::Grant;
+
+    #[test]
+    fn the_report_says_what_how_often_how_long_and_how_to_stop() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let grant = Grant {
+            id: "gr-1".into(),
+            user: "alice".into(),
+            rule: "delete-namespace".into(),
+            permits: vec![],
+            covers: vec!["delete namespaces/prod".into()],
+            groups: vec![],
+            reason: None,
+            acr: "mfa".into(),
+            auth_time: now,
+            created_at: now,
+            expires_at: now + chrono::TimeDelta::seconds(300),
+            uses_left: Some(1),
+        };
+        let elevated = Elevated { token: Secret::new("t"), expires_at: now.timestamp() + 290, grant, carries: vec![] };
+        assert_eq!(
+            report(&elevated, false, now),
+            [
+                "This terminal may now, once, for 4 min 50 s:",
+                "  delete namespaces/prod",
+                "To give it up: kubectl stepup drop gr-1"
+            ]
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! `kubectl stepup setup`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{kubeconfig_files, plain};
+use crate::client::cli::Setup;
+use crate::client::error::Error;
+use crate::client::kubeconfig::{self, Edit, Wanted};
+use crate::client::output;
+use crate::client::paths::Paths;
+use crate::client::profile::{Flow, Profile, ServerSettings};
+use crate::secret::Secret;
+
+/// Larger than any client secret; something else was named.
+const MAX_SECRET: u64 = 64 << 10;
+
+/// Writes the profile and the kubeconfig's user, after checking all of it.
+pub fn run(args: &Setup) -> Result<ExitCode, Error> {
+    let paths = Paths::find();
+    let before = match Profile::load(&paths, &args.profile) {
+        Ok(profile) => Some(profile),
+        Err(Error::NoProfile { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let profile = wanted_profile(args, &paths, before.as_ref())?;
+    let files = kubeconfig_files(args.kubeconfig.as_deref())
+        .ok_or_else(|| Error::Usage("there is no home directory; name the kubeconfig with --kubeconfig".to_owned()))?;
+    let wanted = Wanted {
+        user: args.user.clone().unwrap_or_else(|| args.profile.to_string()),
+        profile: args.profile.to_string(),
+        api_version: args.exec_api_version,
+        context: args.context.clone(),
+        cluster: args.cluster.clone(),
+        overwrite: args.overwrite,
+    };
+    let edits = kubeconfig::plan(&files, &wanted)?;
+    let is_new_profile = before.as_ref() != Some(&profile);
+    if !args.offline {
+        for warning in warnings(&profile) {
+            output::note(format_args!("Warning: {warning}"));
+        }
+    }
+    if args.dry_run {
+        show(before.as_ref(), &profile, &edits);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !is_new_profile && edits.is_empty() {
+        output::line(format_args!(
+            "Profile {} and the kubeconfig say all of that already; nothing changed.",
+            profile.name
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if is_new_profile {
+        profile.save()?;
+        output::line(format_args!("Wrote {}.", profile.files.settings().display()));
+    }
+    for edit in &edits {
+        edit.write()?;
+        output::line(format_args!("Changed {}.", edit.path.display()));
+        for replaced in &edit.replaced {
+            output::line(format_args!("  Replaced {}.", plain(replaced)));
+        }
+    }
+    for line in next_steps(args, &profile, &wanted, before.as_ref()) {
+        output::line(line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The profile as it was, or a new one, with all that the command line says.
+fn wanted_profile(args: &Setup, paths: &Paths, before: Option<&Profile>) -> Result<Profile, Error> {
+    let mut profile = match (before, &args.issuer, &args.client_id) {
+        (Some(before), _, _) => before.clone(),
+        (None, Some(issuer), Some(client_id)) => Profile::new(paths, &args.profile, issuer, client_id),
+        (None, _, _) => {
+            return Err(Error::Usage(format!("profile {} is new: it needs --issuer and --client-id", args.profile)));
+        }
+    };
+    if let Some(issuer) = &args.issuer {
+        profile.issuer.clone_from(issuer);
+    }
+    if let Some(client_id) = &args.client_id {
+        profile.client_id.clone_from(client_id);
+    }
+    if let Some(file) = &args.client_secret_file {
+        profile.client_secret = Some(client_secret(file)?);
+    }
+    if let Some(file) = &args.issuer_ca {
+        profile.issuer_ca = Some(ca_file(file)?);
+    }
+    if !args.scope.is_empty() {
+        // Without it there is no ID token (OpenID Connect Core 3.1.2.1).
+        profile.scopes = vec!["openid".to_owned()];
+        for scope in args.scope.iter().flat_map(|scopes| scopes.split_whitespace()) {
+            if !profile.scopes.iter().any(|known| known == scope) {
+                profile.scopes.push(scope.to_owned());
+            }
+        }
+    }
+    if let Some(url) = &args.server {
+        let ca = profile.server.take().and_then(|server| server.ca);
+        profile.server = Some(ServerSettings { url: url.trim_end_matches('/').to_owned(), ca });
+    }
+    if let Some(file) = &args.server_ca {
+        let server = profile.server.as_mut();
+        server.ok_or_else(|| Error::Usage("--server-ca needs --server".to_owned()))?.ca = Some(ca_file(file)?);
+    }
+    if let Some(flow) = args.flow {
+        profile.flow = flow;
+    }
+    if let Some(flow) = args.step_up_flow {
+        profile.step_up.flow = flow;
+    }
+    if let Some(hint) = &args.login_hint {
+        profile.login_hint = Some(hint.clone());
+    }
+    if args.no_browser {
+        profile.open_browser = false;
+    }
+    profile.check().map_err(Error::Usage)?;
+    Ok(profile)
+}
+
+/// What the provider and the server say about themselves that will not work, and who cannot be asked.
+fn warnings(profile: &Profile) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match discovery(&profile.issuer, profile.issuer_ca.as_deref()) {
+        Err(problem) => warnings.push(format!("the identity provider cannot be asked now: {problem}")),
+        Ok(document) => {
+            let says = document["issuer"].as_str().unwrap_or_default();
+            if says != profile.issuer {
+                warnings.push(format!(
+                    "{} calls itself {says:?}; tokens will be refused unless --issuer is exactly that",
+                    profile.issuer
+                ));
+            }
+            let device = [profile.flow, profile.server.as_ref().map_or(profile.flow, |_| profile.step_up.flow)];
+            if device.contains(&Flow::Device) && document["device_authorization_endpoint"].is_null() {
+                warnings.push(
+                    "the identity provider offers no device flow: use --flow browser --step-up-flow browser".to_owned(),
+                );
+            }
+        }
+    }
+    if let Some(server) = &profile.server
+        && let Err(problem) = discovery(&server.url, server.ca.as_deref())
+    {
+        warnings.push(format!("stepup-server cannot be asked now: {problem}"));
+    }
+    let on_path = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join("kubectl-stepup").is_file()));
+    if !on_path {
+        warnings.push("kubectl-stepup is not on your PATH, where kubectl looks for it".to_owned());
+    }
+    warnings.iter().map(|warning| plain(warning)).collect()
+}
+
+/// `/.well-known/openid-configuration` of `url`, which is an issuer.
+fn discovery(url: &str, ca: Option<&Path>) -> Result<Value, String> {
+    let address = format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'));
+    let said = |error: reqwest::Error| {
+        let mut said = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            said = format!("{said}: {cause}");
+            source = cause.source();
+        }
+        said
+    };
+    let mut client =
+        reqwest::blocking::Client::builder().timeout(Duration::from_secs(5)).connect_timeout(Duration::from_secs(3));
+    if let Some(ca) = ca {
+        client = client.tls_certs_only(certificates(ca).map_err(|error| error.to_string())?);
+    }
+    let response = client.build().and_then(|client| client.get(&address).send()).map_err(said)?;
+    if !response.status().is_success() {
+        return Err(format!("{address} answers {}", response.status()));
+    }
+    response.json().map_err(|_| format!("{address} is not JSON: is this the right URL?"))
+}
+
+/// A CA file as the profile keeps it: an absolute path to a PEM file that can be read now.
+fn ca_file(file: &Path) -> Result<PathBuf, Error> {
+    certificates(file)?;
+    std::path::absolute(file).map_err(Error::file("find", file))
+}
+
+fn certificates(file: &Path) -> Result<Vec<reqwest::Certificate>, Error> {
+    let pem = fs::read(file).map_err(Error::file("read", file))?;
+    let bad = |problem: &str| Error::BadFile { path: file.to_owned(), problem: problem.to_owned() };
+    match reqwest::Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(bad("there is no PEM certificate in it")),
+        Err(_) => Err(bad("it is not a PEM certificate")),
+    }
+}
+
+fn client_secret(file: &Path) -> Result<Secret, Error> {
+    let bad = |problem: &str| Error::BadFile { path: file.to_owned(), problem: problem.to_owned() };
+    if fs::metadata(file).map_err(Error::file("read", file))?.len() > MAX_SECRET {
+        return Err(bad("it is too large for a client secret"));
+    }
+    let text = fs::read_to_string(file).map_err(Error::file("read", file))?;
+    let secret = text.trim();
+    if secret.is_empty() || secret.contains(char::is_whitespace) {
+        return Err(bad("a client secret is one word"));
+    }
+    Ok(Secret::new(secret))
+}
+
+fn show(before: Option<&Profile>, profile: &Profile, edits: &[Edit]) {
+    let text = |profile: &Profile| serde_json::to_string_pretty(profile).map(|text| text + "\n").unwrap_or_default();
+    let before = before.map(text);
+    let after = text(profile);
+    let diff = kubeconfig::diff(profile.files.settings(), before.as_deref(), &after);
+    let diffs: Vec<String> =
+        std::iter::once(diff).chain(edits.iter().map(Edit::diff)).filter(|diff| !diff.is_empty()).collect();
+    if diffs.is_empty() {
+        output::line("Nothing would change.");
+    }
+    for diff in diffs {
+        output::line(diff.trim_end());
+    }
+    for replaced in edits.iter().flat_map(|edit| &edit.replaced) {
+        output::note(format_args!("Would replace {}.", plain(replaced)));
+    }
+}
+
+fn next_steps(args: &Setup, profile: &Profile, wanted: &Wanted, before: Option<&Profile>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if wanted.context.is_none() && before.is_none() {
+        lines.push(format!(
+            "Use it in a context: kubectl config set-context --current --user={}",
+            kubeconfig_word(&wanted.user)
+        ));
+    }
+    let signs_in_elsewhere =
+        before.is_none_or(|before| (&before.issuer, &before.client_id) != (&profile.issuer, &profile.client_id));
+    if signs_in_elsewhere {
+        let which =
+            if args.profile.as_str() == "default" { String::new() } else { format!(" --profile {}", args.profile) };
+        lines.push(format!("Next: kubectl stepup login{which}"));
+    }
+    lines
+}
+
+/// `word` as a shell takes it.
+fn kubeconfig_word(word: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+    if word.chars().all(safe) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
