@@ -15,12 +15,14 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
     let profile = Chosen::find(&args.target)?.profile;
     let held = cache::all_elevated(&profile.files, clock());
     let server = server(&profile, clock).map(|(_, server)| server);
+    let mut failed = None;
     let ids = if args.all {
-        let mut ids: Vec<String> = match &server {
-            Ok(server) => server.grants(false)?.grants.into_iter().map(|grant| grant.id).collect(),
-            Err(_) => Vec::new(),
-        };
-        ids.extend(held.iter().flat_map(|(_, elevated)| ids_of(elevated)));
+        let mut ids: Vec<String> = held.iter().flat_map(|(_, elevated)| ids_of(elevated)).collect();
+        match server.as_ref().map(|server| server.grants(false)) {
+            Ok(Ok(list)) => ids.extend(list.grants.into_iter().map(|grant| grant.id)),
+            Ok(Err(error)) => failed = Some(error),
+            Err(_) => {}
+        }
         ids
     } else if args.grants.is_empty() {
         let here = here();
@@ -32,15 +34,10 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
         args.grants.clone()
     };
     let ids = distinct(ids);
-    if ids.is_empty() {
-        output::line(if args.all {
-            "You have no grants."
-        } else {
-            "This terminal holds no grants. (All of them: --all.)"
-        });
+    if ids.is_empty() && !args.all {
+        output::line("This terminal holds no grants. (All of them: --all.)");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut failed = None;
     for id in &ids {
         cache::forget_grant(&profile.files, id)?;
         let revoked = match &server {
@@ -62,9 +59,14 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
         }
     }
     match (failed, server) {
-        (None, _) => Ok(ExitCode::SUCCESS),
         // The error that kept us from every one of them says most.
-        (Some(_), Err(error)) | (Some(error), Ok(_)) => Err(error),
+        (_, Err(error)) | (Some(error), Ok(_)) => Err(error),
+        (None, Ok(_)) => {
+            if ids.is_empty() {
+                output::line("You have no grants.");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

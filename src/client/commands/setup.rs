@@ -108,8 +108,10 @@ fn wanted_profile(args: &Setup, paths: &Paths, before: Option<&Profile>) -> Resu
         profile.server = Some(ServerSettings { url: url.trim_end_matches('/').to_owned(), ca });
     }
     if let Some(file) = &args.server_ca {
-        let server = profile.server.as_mut();
-        server.ok_or_else(|| Error::Usage("--server-ca needs --server".to_owned()))?.ca = Some(ca_file(file)?);
+        let Some(server) = &mut profile.server else {
+            return Err(Error::Usage("--server-ca needs --server".to_owned()));
+        };
+        server.ca = Some(ca_file(file)?);
     }
     if let Some(flow) = args.flow {
         profile.flow = flow;
