@@ -24,6 +24,7 @@ pub struct Lab {
     _etcd: Daemon,
     plan: Plan,
     sessions: AtomicUsize,
+    namespaces: AtomicUsize,
 }
 
 impl Lab {
@@ -48,7 +49,20 @@ impl Lab {
             _etcd: etcd,
             plan,
             sessions: AtomicUsize::new(0),
+            namespaces: AtomicUsize::new(1),
         })
+    }
+
+    /// A second lab, of the same programs, for a test that stops or changes parts of one.
+    pub fn another(&self, name: &str, options: Options) -> Result<Self> {
+        Self::start(&self.plan.file(&format!("other/{name}")), &self.plan.programs, options)
+    }
+
+    /// A new namespace whose name is `prefix`, a hyphen, and a number of its own.
+    pub fn namespace(&self, prefix: &str) -> Result<String> {
+        let name = format!("{prefix}-{}", self.namespaces.fetch_add(1, Ordering::Relaxed));
+        self.admin(&["create", "namespace", &name])?;
+        Ok(name)
     }
 
     /// A new session of `name` (alice, bob or carol), set up and signed in.
@@ -127,6 +141,18 @@ impl Lab {
     /// The API server's audit events so far.
     pub fn kube_audit_events(&self) -> Result<Vec<Value>> {
         json_lines(&self.plan.kube_audit_log())
+    }
+
+    /// The answers (HTTP status) that the API server gave to requests for one object, oldest first.
+    pub fn answers(&self, verb: &str, resource: &str, name: &str) -> Result<Vec<u64>> {
+        let events = self.kube_audit_events()?;
+        let about = events.iter().filter(|event| {
+            event["stage"] == "ResponseComplete"
+                && event["verb"] == verb
+                && event["objectRef"]["resource"] == resource
+                && event["objectRef"]["name"] == name
+        });
+        Ok(about.filter_map(|event| event["responseStatus"]["code"].as_u64()).collect())
     }
 
     /// Every log file of the lab: of its programs, its audit and its browsers.

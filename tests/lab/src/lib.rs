@@ -3,6 +3,7 @@
 //!
 //! - [`Lab::start`] runs one for a test binary; all of it ends with the value, and with the process.
 //! - [`standing::up`] and [`standing::down`] are `make lab` and `make lab-down`.
+//! - [`demo::run`] is `make demo`.
 //! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them.
 //!
 //! A `main` that uses the lab begins with [`role::play`].
@@ -10,6 +11,7 @@
 mod binaries;
 mod browser;
 mod cluster;
+pub mod demo;
 pub mod http;
 mod lab;
 pub mod person;
@@ -20,11 +22,19 @@ pub mod role;
 mod services;
 mod session;
 pub mod standing;
+pub mod suite;
 pub mod terminal;
 mod tools;
 mod totp;
 mod until_render;
 
+/// Builds what the lab needs from other projects, once; later calls find it in the user's cache.
+pub fn prepare() -> anyhow::Result<()> {
+    binaries::control_plane()?;
+    binaries::provider().map(drop)
+}
+
 pub use lab::Lab;
 pub use plan::{CLIENT_ID, Options, Programs};
 pub use session::{Outcome, Session};
+pub use suite::Test;

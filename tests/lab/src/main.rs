@@ -22,6 +22,17 @@ enum Task {
     Up(Place),
     /// Stop all of it.
     Down(Place),
+    /// Tell the project's story in a lab of its own; fail if it is not so.
+    Demo {
+        /// A person signs in, in a browser.
+        #[arg(long)]
+        interactive: bool,
+        /// Where the lab's files are; emptied first.
+        #[arg(long, default_value = "target/demo")]
+        directory: PathBuf,
+    },
+    /// Build and install the lab's parts into the user's cache, without starting anything.
+    Prepare,
     /// Print a person's password and the one-time code of this moment.
     Credentials {
         /// alice, bob or carol.
@@ -64,6 +75,8 @@ fn run(task: Task) -> Result<()> {
             let stopped = standing::down(&directory)?;
             println!("{}", if stopped { "The lab is down." } else { "No lab was up." });
         }
+        Task::Demo { interactive, directory } => lab::demo::run(&directory, &programs()?, interactive)?,
+        Task::Prepare => lab::prepare()?,
         Task::Credentials { person } => {
             let account = Account::of(&person)?;
             println!("username: {person}\npassword: {}", account.password);

@@ -153,7 +153,8 @@ impl State {
     }
 }
 
-fn lock(directory: &Path) -> Result<File> {
+/// Waits for its turn to change what is in `directory`.
+pub(crate) fn lock(directory: &Path) -> Result<File> {
     fs::create_dir_all(directory)?;
     let file = File::create(directory.join("lock"))?;
     file.lock()?;
@@ -161,7 +162,7 @@ fn lock(directory: &Path) -> Result<File> {
 }
 
 /// Removes what an earlier lab left behind.
-fn wipe(directory: &Path) -> Result<()> {
+pub(crate) fn wipe(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name() == "lock" {
