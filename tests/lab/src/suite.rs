@@ -2,7 +2,7 @@
 //!
 //! The ordinary test harness has no place to stop a lab after the last test, so the test binary has a `main` of its own:
 //!
-//! ```ignore
+//! ```text
 //! mod one_command; // has: pub fn tests() -> Vec<lab::Test> { lab::tests![deletes_a_namespace] }
 //!
 //! fn main() -> std::process::ExitCode {
