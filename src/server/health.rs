@@ -2,15 +2,14 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::app::App;
+use super::provider::NOTABLE_SKEW;
 
-/// Difference of the clocks from which on it is told.
-const NOTABLE_SKEW: TimeDelta = TimeDelta::seconds(60);
 /// How long a report stands. Everybody may ask, and each probe of store and audit log is a write.
 const STANDS_FOR: std::time::Duration = std::time::Duration::from_secs(1);
 

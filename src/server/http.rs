@@ -376,7 +376,7 @@ fn source_of(request: &Asked) -> Source {
     let addr = request
         .extensions()
         .get::<Arc<Peer>>()
-        .map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.addr.ip());
+        .map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.addr.ip().to_canonical());
     Source { addr, user_agent, arrived: Instant::now() }
 }
 

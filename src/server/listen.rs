@@ -25,7 +25,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -180,6 +180,9 @@ fn load(files: &TlsFiles<'_>) -> Result<Loaded, TlsError> {
         .with_single_cert(certificates(&files.certificate)?, key)
         .map_err(|error| wrong(files.certificate.0, format!("does not go with {}: {error}", files.key.0.display())))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // No resumption: a client certificate is judged at every connection, by the authorities and the date of that moment.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Loaded { config: Arc::new(config), digest: files.digest() })
 }
 

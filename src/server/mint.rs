@@ -253,7 +253,7 @@ impl SigningKey {
 
     fn read(path: &Path) -> Result<Self, KeyError> {
         let about = fs::metadata(path).map_err(at(path))?;
-        refuse_exposed(path, about.mode(), 0o600)?;
+        refuse_exposed(path, about.mode(), 0o077, 0o600)?;
         if about.len() > MAX_KEY_FILE {
             return Err(KeyError::NotAKey(path.to_owned()));
         }
@@ -274,7 +274,8 @@ impl SigningKey {
 
 /// The `*.pem` files of the directory.
 fn read_keys(dir: &Path) -> Result<Vec<SigningKey>, KeyError> {
-    refuse_exposed(dir, fs::metadata(dir).map_err(at(dir))?.mode(), 0o700)?;
+    // Whoever may write here can put in a key of their own. To see the names harms nobody.
+    refuse_exposed(dir, fs::metadata(dir).map_err(at(dir))?.mode(), 0o022, 0o700)?;
     let mut keys = Vec::<SigningKey>::new();
     for entry in fs::read_dir(dir).map_err(at(dir))? {
         let path = entry.map_err(at(dir))?.path();
@@ -288,10 +289,9 @@ fn read_keys(dir: &Path) -> Result<Vec<SigningKey>, KeyError> {
     Ok(keys)
 }
 
-fn refuse_exposed(path: &Path, mode: u32, wanted: u32) -> Result<(), KeyError> {
+fn refuse_exposed(path: &Path, mode: u32, forbidden: u32, wanted: u32) -> Result<(), KeyError> {
     let mode = mode & 0o7777;
-    let others = mode & 0o077;
-    if others == 0 { Ok(()) } else { Err(KeyError::Exposed { path: path.to_owned(), mode, wanted }) }
+    if mode & forbidden == 0 { Ok(()) } else { Err(KeyError::Exposed { path: path.to_owned(), mode, wanted }) }
 }
 
 /// Makes a key and its file. The file appears whole or not at all, and survives a power failure.
@@ -463,6 +463,8 @@ mod tests {
         fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
         assert!(Signer::open(&dir, Algorithm::Es256, now()).is_ok());
         fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        assert!(Signer::open(&dir, Algorithm::Es256, now()).is_ok());
+        fs::set_permissions(&dir, Permissions::from_mode(0o775)).unwrap();
         let refused = Signer::open(&dir, Algorithm::Es256, now()).unwrap_err();
         assert!(refused.to_string().contains("chmod 0700"), "{refused}");
     }

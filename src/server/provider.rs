@@ -31,6 +31,9 @@ const MIN_INTERVAL: TimeDelta = TimeDelta::seconds(10);
 /// The same after a failure: shorter, the next person's sign-in waits for it.
 const RETRY_INTERVAL: TimeDelta = TimeDelta::seconds(2);
 
+/// Difference of the clocks from which on it is told.
+pub const NOTABLE_SKEW: TimeDelta = TimeDelta::seconds(60);
+
 /// The provider could not be asked for its keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -249,14 +252,20 @@ impl Provider {
         // Only now is it an attempt: a caller that gave up in between must not keep the others from asking.
         self.write(|state| state.attempted = Some(now));
         match fetched {
-            Ok(Fetched { keys, date }) => self.write(|state| {
-                state.keys = Some(Arc::new(keys));
-                state.health = ProviderHealth {
-                    seen: Some(now),
-                    error: None,
-                    skew: date.map(|date| date.signed_duration_since(now)),
-                };
-            }),
+            Ok(Fetched { keys, date }) => {
+                let skew = date.map(|date| date.signed_duration_since(now));
+                if let Some(skew) = skew.filter(|skew| skew.abs() > NOTABLE_SKEW) {
+                    tracing::warn!(
+                        issuer = self.issuer,
+                        skew_seconds = skew.num_seconds(),
+                        "the identity provider's clock differs from this server's: tokens may seem expired or from the future"
+                    );
+                }
+                self.write(|state| {
+                    state.keys = Some(Arc::new(keys));
+                    state.health = ProviderHealth { seen: Some(now), error: None, skew };
+                });
+            }
             Err(error) => {
                 tracing::warn!(issuer = self.issuer, error, "the identity provider's keys could not be fetched");
                 self.write(|state| state.health.error = Some(error));
