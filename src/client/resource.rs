@@ -478,7 +478,6 @@ static KINDS: &[Kind] = &[
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -18,6 +18,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::server::config::Sink;
+
 /// How much of a log's end is searched, in bytes, for records that a crash may or may not have left there.
 const RECOVERY_WINDOW: u64 = 64 * 1024 * 1024;
 /// How many records share one flush at most.
@@ -177,15 +179,6 @@ impl Record {
     }
 }
 
-/// Where records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sink {
-    /// Appended to a file, which may be rotated by renaming it.
-    File(PathBuf),
-    /// Written to standard output, for a log collector. A record may be written twice here after a crash.
-    Stdout,
-}
-
 /// The record could not be made durable, so nothing it tells of may happen.
 #[derive(Debug, thiserror::Error)]
 #[error("the audit log is unavailable: {0}")]
@@ -266,7 +259,7 @@ impl OpenSink {
     fn open(sink: &Sink) -> Result<Self, AuditError> {
         match sink {
             Sink::Stdout => Ok(Self::Stdout),
-            Sink::File(path) => {
+            Sink::File { path } => {
                 let file = open_log(path).map_err(|error| unavailable(path, &error))?;
                 Ok(Self::File { path: path.clone(), file })
             }
@@ -366,7 +359,6 @@ fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -387,7 +379,7 @@ mod tests {
     async fn what_a_crash_left_out_is_written_once_at_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        let sinks = [Sink::File(path.clone())];
+        let sinks = [Sink::File { path: path.clone() }];
         let (written, lost) = (record("written"), record("lost"));
         Audit::open(&sinks, &[]).unwrap().write(vec![written.clone()]).await.unwrap();
         // A torn line, as power loss leaves it.
@@ -403,7 +395,7 @@ mod tests {
     async fn a_renamed_log_is_followed_by_a_new_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        let audit = Audit::open(&[Sink::File(path.clone())], &[]).unwrap();
+        let audit = Audit::open(&[Sink::File { path: path.clone() }], &[]).unwrap();
         audit.write(vec![record("a")]).await.unwrap();
         std::fs::rename(&path, dir.path().join("audit.jsonl.1")).unwrap();
         audit.write(vec![record("b")]).await.unwrap();
@@ -414,8 +406,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_full_disk_is_an_error_and_never_a_lost_record() {
-        assert!(Audit::open(&[Sink::File("/dev/full".into())], &[record("a")]).is_err());
-        let audit = Audit::open(&[Sink::File("/dev/full".into())], &[]).unwrap();
+        assert!(Audit::open(&[Sink::File { path: "/dev/full".into() }], &[record("a")]).is_err());
+        let audit = Audit::open(&[Sink::File { path: "/dev/full".into() }], &[]).unwrap();
         assert!(audit.write(vec![record("a")]).await.is_err());
     }
 
@@ -425,7 +417,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
-        Audit::open(&[Sink::File(path.clone())], &[]).unwrap();
+        Audit::open(&[Sink::File { path: path.clone() }], &[]).unwrap();
         assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -424,7 +424,6 @@ pub async fn decline(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::server::store::samples;

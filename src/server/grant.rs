@@ -183,7 +183,6 @@ fn is_administrator(app: &App, asker: &Identity) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::action::ActionPattern;

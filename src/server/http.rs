@@ -489,7 +489,6 @@ fn public(mut answer: Answer) -> Answer {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
     use tokio::io::AsyncWriteExt;

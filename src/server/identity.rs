@@ -642,7 +642,6 @@ fn texts_of(value: &cel::Value) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use aws_lc_rs::hmac;
     use serde_json::json;

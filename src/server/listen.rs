@@ -420,7 +420,6 @@ fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use axum::http::StatusCode;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

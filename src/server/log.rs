@@ -44,7 +44,6 @@ fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

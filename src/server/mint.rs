@@ -344,7 +344,6 @@ fn at(path: &Path) -> impl Fn(io::Error) -> KeyError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;

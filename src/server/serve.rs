@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::app::App;
-use super::audit::{self, Audit, AuditError, Event, Record};
+use super::audit::{Audit, AuditError, Event, Record};
 use super::config::{self, Config};
 use super::health::Health;
 use super::http::Api;
@@ -97,7 +97,7 @@ impl Running {
         let config::Store::Sqlite { path } = &config.store;
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(path)?);
         let unacknowledged = store.unacknowledged().await?;
-        let audit = Audit::open(&sinks(&config.audit), &unacknowledged)?;
+        let audit = Audit::open(&config.audit.sinks, &unacknowledged)?;
         store.acknowledge(&unacknowledged);
         let metrics = Metrics::new();
         metrics.policy_loaded(policy.rules().len());
@@ -130,17 +130,6 @@ impl Running {
         }
         tracing::info!("stopped");
     }
-}
-
-fn sinks(config: &config::Audit) -> Vec<audit::Sink> {
-    config
-        .sinks
-        .iter()
-        .map(|sink| match sink {
-            config::Sink::File { path } => audit::Sink::File(path.clone()),
-            config::Sink::Stdout => audit::Sink::Stdout,
-        })
-        .collect()
 }
 
 fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
@@ -316,7 +305,6 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;

@@ -199,7 +199,6 @@ pub enum ChallengeState {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod samples {
     //! Documents for tests.
 

@@ -1,6 +1,5 @@
 //! For the tests of this side: a certificate authority, an identity provider that says what it is told to, and tokens of
 //! every kind, good and forged.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io;

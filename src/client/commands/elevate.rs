@@ -111,7 +111,6 @@ fn report(elevated: &Elevated, share: bool, now: DateTime<Utc>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
     use crate::secret::Secret;

@@ -250,7 +250,6 @@ impl ChallengeStatus {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

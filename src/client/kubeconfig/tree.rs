@@ -333,7 +333,6 @@ impl Offsets {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -281,7 +281,6 @@ pub fn value_of(json: serde_json::Value) -> Value {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::value::to_raw_value;
 
