@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use tempfile::TempDir;
 
@@ -82,6 +86,98 @@ impl Run {
         self
     }
 }
+
+/// stepup-server as far as the client can tell: says what it was told to, and remembers what it was asked.
+struct FakeServer {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl FakeServer {
+    /// `answers` are method and path, status and JSON.
+    fn start(answers: Vec<(&'static str, u16, String)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                let request = line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+                let (mut length, mut authorized) = (0, false);
+                loop {
+                    let mut header = String::new();
+                    stream.read_line(&mut header).unwrap();
+                    let header = header.trim().to_ascii_lowercase();
+                    if let Some(value) = header.strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    authorized |= header == "authorization: bearer base-token";
+                    if header.is_empty() {
+                        break;
+                    }
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                assert!(authorized, "{request} came without the base token");
+                log.lock().unwrap().push(format!("{request} {}", String::from_utf8(body).unwrap()).trim().to_owned());
+                let found = answers.iter().find(|(known, _, _)| *known == request);
+                let (status, json) = found.map_or((404, "{}"), |(_, status, json)| (*status, json.as_str()));
+                let length = if status == 204 { 0 } else { json.len() };
+                write!(
+                    stream.get_mut(),
+                    "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                )
+                .unwrap();
+                stream.get_mut().write_all(&json.as_bytes()[..length]).unwrap();
+            }
+        });
+        Self { url, asked }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// A home in which alice is signed in, with a token that lives for ever, and a grant that this machine holds for
+/// every process.
+fn signed_in(server: &str) -> Home {
+    let home = Home::new();
+    home.setup(&format!("--server {server}")).ok();
+    let cache = home.path("stepup/cache/default");
+    fs::create_dir_all(cache.join("elevated")).unwrap();
+    fs::write(
+        cache.join("session.json"),
+        r#"{"version":1,"baseToken":"base-token","baseExpiresAt":4102444800,"stepUpEnabled":true,
+            "issuer":"https://idp.example","clientId":"kubernetes","user":"alice"}"#,
+    )
+    .unwrap();
+    let held = format!(r#"[{{"token":"elevated-token","expiresAt":4102444800,"grant":{GRANT}}}]"#);
+    fs::write(cache.join("elevated/anyone.json"), held).unwrap();
+    home
+}
+
+const GRANT: &str = r#"{"id":"gr-1","user":"oidc:alice","rule":"namespaces","permits":[],"covers":["delete namespaces/prod"],
+    "reason":"OPS-1","acr":"mfa","authTime":"2026-01-01T00:00:00Z","createdAt":"2026-01-01T00:00:00Z",
+    "expiresAt":"2100-01-01T00:00:00Z","usesLeft":1}"#;
+
+fn grants() -> String {
+    format!(r#"{{"serverTime":"2026-01-01T00:00:00Z","grants":[{GRANT}]}}"#)
+}
+
+fn challenges(pending: &str, unprotected: &str) -> String {
+    format!(
+        r#"{{"user":"oidc:alice","serverTime":"2026-01-01T00:00:00Z","challenges":[{pending}],"unprotected":[{unprotected}]}}"#
+    )
+}
+
+const CHALLENGE: &str = r#"{"id":"ch-1","rule":"secrets","description":"","acrValues":["mfa"],
+    "actions":[{"verb":"get","resource":"secrets","namespace":"prod","name":"db"}],
+    "grant":{"ttl":300,"uses":1,"covers":["get secrets/db -n prod"]},
+    "createdAt":"2026-01-01T00:00:00Z","expiresAt":"2100-01-01T00:00:00Z"}"#;
 
 const ENTRY: &str = "- name: default
   user:
@@ -254,4 +350,89 @@ fn completion_answers_shells_and_kubectl() {
     // As kubectl_complete-stepup calls it.
     let run = home.run("__complete -- elev").ok();
     assert_eq!(run.stdout, "elevate\tStep up now, for what was just refused or for what you are about to do\n:4\n");
+}
+
+#[test]
+fn status_shows_grants_and_what_is_waiting_and_never_a_token() {
+    let server = FakeServer::start(vec![
+        ("GET /v1/challenges", 200, challenges(CHALLENGE, "")),
+        ("GET /v1/grants", 200, grants()),
+    ]);
+    let home = signed_in(&server.url);
+    let text = home.run("status").ok().stdout;
+    for part in [
+        "Signed in     as oidc:alice",
+        "gr-1",
+        "one use left, all your processes",
+        "      delete namespaces/prod\n      reason: OPS-1\n",
+        "get secrets/db -n prod  (rule secrets",
+        "this machine's clock is",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let json = home.run("status -o json").ok().stdout;
+    let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(parsed["grants"][0]["held"], "anyone");
+    assert_eq!(parsed["challenges"][0]["actions"][0], "get secrets/db -n prod");
+    assert_eq!(parsed["stepUp"]["reachable"], true);
+    assert!(!text.contains("-token\"") && !json.contains("elevated-token") && !json.contains("base-token"), "{json}");
+}
+
+#[test]
+fn status_works_while_the_server_is_down() {
+    let home = signed_in("http://127.0.0.1:9");
+    let text = home.run("status").ok().stdout;
+    assert!(text.contains("http://127.0.0.1:9, which cannot be asked now:"), "{text}");
+    assert!(text.contains("gr-1"), "what is known here is shown: {text}");
+    let json: serde_json::Value = serde_json::from_str(&home.run("status -o json").ok().stdout).unwrap();
+    assert_eq!(json["stepUp"]["reachable"], false);
+    home.run("elevate").fails(7, "stepup-server http://127.0.0.1:9");
+}
+
+#[test]
+fn login_when_signed_in_says_so() {
+    let home = signed_in("http://127.0.0.1:9");
+    let run = home.run("login").ok();
+    assert_eq!(
+        run.stdout,
+        "Already signed in as alice, profile default. To sign in again: kubectl stepup login --force\n"
+    );
+}
+
+#[test]
+fn elevate_says_when_no_step_up_is_needed_or_nothing_is_waiting() {
+    let unprotected = r#"{"verb":"delete","resource":"pods","namespace":"dev","name":"x"}"#;
+    let server = FakeServer::start(vec![
+        ("GET /v1/challenges", 200, challenges("", "")),
+        ("POST /v1/challenges", 200, challenges("", unprotected)),
+    ]);
+    let home = signed_in(&server.url);
+    home.run("elevate").fails(1, "nothing is waiting for a step-up");
+    let run = home.run("elevate --for delete po x -n dev").ok();
+    assert_eq!(run.stdout, "No step-up is needed to delete pods/x -n dev.\n");
+    assert_eq!(
+        server.asked()[1],
+        r#"POST /v1/challenges {"actions":[{"verb":"delete","resource":"pods","namespace":"dev","name":"x"}]}"#
+    );
+}
+
+#[test]
+fn drop_revokes_on_the_server_and_forgets_here() {
+    let server =
+        FakeServer::start(vec![("GET /v1/grants", 200, grants()), ("DELETE /v1/grants/gr-1", 204, String::new())]);
+    let home = signed_in(&server.url);
+    let held = home.path("stepup/cache/default/elevated/anyone.json");
+    assert_eq!(home.run("drop --all").ok().stdout, "gr-1 is given up.\n");
+    assert_eq!(server.asked(), ["GET /v1/grants", "DELETE /v1/grants/gr-1"]);
+    assert!(!fs::read_to_string(&held).unwrap_or_default().contains("elevated-token"));
+}
+
+#[test]
+fn drop_forgets_the_token_even_if_the_server_is_down() {
+    let home = signed_in("http://127.0.0.1:9");
+    let held = home.path("stepup/cache/default/elevated/anyone.json");
+    let run =
+        home.run("drop gr-1").fails(7, "gr-1: its token is deleted here, but the server still has the grant, until ");
+    assert!(run.stderr.contains("stepup-server http://127.0.0.1:9"), "{}", run.stderr);
+    assert!(!fs::read_to_string(&held).unwrap_or_default().contains("elevated-token"));
 }

@@ -10,7 +10,6 @@ mod tree;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -248,11 +247,7 @@ impl Edit {
             Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
             _ => PathBuf::from("."),
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(failed("make the directory of"))?;
+        make_directory(&directory).map_err(failed("make the directory of"))?;
         let _lock = KubectlLock::take(&target)?;
         if read(&target)? != self.before {
             return Err(Error::ChangedMeanwhile(self.path.clone()));
@@ -731,14 +726,32 @@ fn follow_links(path: &Path) -> Result<PathBuf, Error> {
     Err(Error::Refused { path: path.to_owned(), what: "too many symbolic links".to_owned() })
 }
 
+/// Makes a directory, for this user alone, if it is not there.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Writes a new file, for this user alone or with owner and mode of the one that it shall replace.
 fn write_new(path: &Path, text: &str, like: Option<&fs::Metadata>) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
     if let Some(like) = like {
-        let own = file.metadata()?;
-        if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-            fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt, fchown};
+            let own = file.metadata()?;
+            if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+                fchown(&file, Some(like.uid()), Some(like.gid()))?;
+            }
         }
-        file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        file.set_permissions(like.permissions())?;
     }
     file.write_all(text.as_bytes())?;
     file.sync_all()
