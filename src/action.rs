@@ -241,8 +241,9 @@ impl ActionPattern {
         }
         let namespace = match &action.namespace {
             Some(namespace) => globs_match(&self.namespaces, namespace),
-            // A collection without a namespace spans all of them (or is cluster-scoped, where only `*` can be meant).
-            None => is_any(&self.namespaces) || action.is_collection(),
+            // A collection without a namespace spans all of them (or is cluster-scoped, where only `*` can be meant). It
+            // has a name when a field selector picks objects of that name, in every namespace.
+            None => is_any(&self.namespaces) || COLLECTION.contains(&action.verb.as_str()),
         };
         // Without a name the request is a collection, or a creation whose name the server makes up: either may touch
         // the objects that are named.
@@ -425,6 +426,7 @@ mod tests {
         }
         assert!(secrets.protects(&action("list", "secrets", None, None)));
         assert!(secrets.protects(&action("watch", "secrets", None, None)));
+        assert!(secrets.protects(&action("list", "secrets", None, Some("db"))), "--field-selector metadata.name=db");
         assert!(!secrets.protects(&action("get", "secrets", Some("dev"), Some("db"))));
         assert!(!secrets.protects(&action("list", "secrets", Some("dev"), None)));
         assert!(!secrets.protects(&action("delete", "secrets", Some("prod"), Some("db"))));

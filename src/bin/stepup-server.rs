@@ -1,1 +1,5 @@
-fn main() {}
+//! `stepup-server`: see [`stepup::server::cli`].
+
+fn main() -> std::process::ExitCode {
+    stepup::server::cli::main()
+}

@@ -66,7 +66,9 @@ impl Api {
         let shared = Arc::new(Shared { app, health, stale_warned: AtomicI64::new(0) });
         let router = Router::new()
             .route("/authorize", post(authorize))
+            .route("/authorize/{digest}", post(authorize))
             .route("/admit", post(admit))
+            .route("/admit/{digest}", post(admit))
             .route("/v1/challenges", get(pending_challenges).post(request_challenges))
             .route("/v1/challenges/{id}/decline", post(decline))
             .route("/v1/grants", get(grants))
@@ -120,6 +122,8 @@ fn endpoint_of(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        _ if path.starts_with("/authorize/") => "authorize",
+        _ if path.starts_with("/admit/") => "admit",
         _ if path.starts_with("/v1/challenges") => "challenges",
         _ if path.starts_with("/v1/grants") => "grants",
         _ => "other",
@@ -176,7 +180,7 @@ async fn review_of<R: DeserializeOwned>(shared: &Shared, request: Asked) -> Resu
     // Before the body is read: strangers send no megabytes.
     check_webhook_client(shared, &request)?;
     let now = Utc::now();
-    note_stale_rules(shared, request.uri().query(), now);
+    note_stale_rules(shared, request.uri().path(), now);
     let source = source_of(&request);
     let body = read_body(request, shared.app.config.limits.body_bytes).await?;
     let review = serde_json::from_slice(&body)
@@ -212,9 +216,10 @@ fn check_kind(version: &str, kind: &str, wanted_version: &str, wanted_kind: &str
 }
 
 /// The rendered webhook address carries the digest of the match rules it belongs to. Another digest than the policy's
-/// own means that the cluster still asks by old rules, and may not ask about what is newly protected.
-fn note_stale_rules(shared: &Shared, query: Option<&str>, now: DateTime<Utc>) {
-    let Some(digest) = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("match="))) else {
+/// own means that the cluster still asks by old rules, and may not ask about what is newly protected. It is a part of the
+/// path, because the API server takes no query in a webhook's address.
+fn note_stale_rules(shared: &Shared, path: &str, now: DateTime<Utc>) {
+    let Some(digest) = path.strip_prefix("/authorize/").or_else(|| path.strip_prefix("/admit/")) else {
         return;
     };
     if digest == shared.app.policy().match_digest() {
@@ -522,7 +527,7 @@ mod tests {
         let world = World::new().await;
         let impostor = world.clients.issue("kubelet", &["node-1"]);
         for (certificate, code) in [(None, "no_certificate"), (Some(&impostor), "wrong_name")] {
-            for path in ["/authorize", "/admit?match=x"] {
+            for path in ["/authorize", "/admit/x"] {
                 let mut stream = connect(world.addr, &world.servers, certificate).await.unwrap();
                 // The body never comes: the answer does not wait for it.
                 let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n");
@@ -608,13 +613,12 @@ mod tests {
         let report: Value = world.client(None).get(world.url("/readyz")).send().await.unwrap().json().await.unwrap();
         let digest = report["policy"]["matchDigest"].as_str().unwrap();
         let review = access_review("alice", "get", "dev");
-        for path in
-            ["/authorize".to_owned(), format!("/authorize?match={digest}"), format!("/authorize?x=y&match={digest}")]
+        for path in ["/authorize".to_owned(), format!("/authorize/{digest}"), format!("/authorize/{digest}?timeout=5s")]
         {
             assert_eq!(post(&world.api_server(), &world, &path, &review).await.0, 200);
         }
         assert!(world.metrics().await.contains("stepup_match_digest_stale_total 0"));
-        assert_eq!(post(&world.api_server(), &world, "/authorize?match=0000", &review).await.0, 200);
+        assert_eq!(post(&world.api_server(), &world, "/authorize/0000", &review).await.0, 200);
         assert!(world.metrics().await.contains("stepup_match_digest_stale_total 1"));
     }
 

@@ -337,8 +337,8 @@ impl Policy {
         &self.matching
     }
 
-    /// Digest, in hex, of the match rules that `render` derives from this policy: the API server sends it back as
-    /// `?match=`, so that a stale rendering is noticed.
+    /// Digest, in hex, of the match rules that `render` derives from this policy: it is the last part of the webhook
+    /// addresses there, so that a stale rendering is noticed.
     pub fn match_digest(&self) -> &str {
         self.matching.digest()
     }

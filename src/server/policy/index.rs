@@ -152,8 +152,11 @@ impl ByNamespace {
         };
         match &action.namespace {
             Some(namespace) => self.namespaces.visit(namespace, in_namespace),
-            None if action.name.is_some() => in_namespace(&self.namespaces.any),
-            None => self.all.iter().copied().for_each(see),
+            // Only a pattern for any namespace is about what is in none, unless the request may be for all of them.
+            None if matches!(action.verb.as_str(), "list" | "watch" | "deletecollection") => {
+                self.all.iter().copied().for_each(see);
+            }
+            None => in_namespace(&self.namespaces.any),
         }
     }
 }

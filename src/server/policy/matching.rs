@@ -1,17 +1,617 @@
-//! stub
-use super::Rule;
+//! What the API server is to ask about: the policy as CEL and webhook rules.
+//!
+//! A request that no rule protects must not depend on this server in any way, and one that is protected must never be
+//! missed. So the expressions are as narrow as the policy, conditions aside, and where they would grow beyond what the
+//! API server should evaluate for every request they get wider, never narrower: first names go, then namespaces, then
+//! everything but the users.
 
-/// x
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::{EVERYBODY, MASTERS, Rule, SYSTEM, Subjects};
+use crate::action::{ActionPattern, glob_matches, is_glob};
+
+/// What to ask about.
 #[derive(Debug)]
 pub struct Matching {
+    authorization: String,
+    admission: String,
+    admission_rules: Vec<AdmissionRule>,
     digest: String,
 }
 
+/// One entry of `webhooks[].rules`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AdmissionRule {
+    /// API groups.
+    pub api_groups: Vec<String>,
+    /// Resources, in the syntax of admission webhooks, where `*` is without subresources and `*/*` is everything.
+    pub resources: Vec<String>,
+    /// Of CREATE, UPDATE, DELETE and CONNECT.
+    pub operations: Vec<&'static str>,
+}
+
+/// Longer expressions are widened.
+const MAX_EXPRESSION: usize = 8 * 1024;
+/// More entries are merged into one for everything.
+const MAX_ADMISSION_RULES: usize = 100;
+/// The group of what configures admission; writes to it are the authorizer's.
+const ADMISSION_GROUP: &str = "admissionregistration.k8s.io";
+/// Verbs that belong to admission.
+const ADMISSION_VERBS: [&str; 6] = ["create", "update", "patch", "delete", "deletecollection", "connect"];
+/// Subresources whose requests are connections.
+const CONNECTIONS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
+
 impl Matching {
-    pub(super) fn of(_: &[Rule]) -> Self {
-        Self { digest: String::new() }
+    pub(super) fn of(rules: &[Rule]) -> Self {
+        let authorization = narrowest(rules, &AUTHORIZATION);
+        let admission = narrowest(rules, &ADMISSION);
+        let admission_rules = admission_rules(rules);
+        let mut digest = Sha256::new();
+        for part in [&authorization, &admission, &format!("{admission_rules:?}")] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        let digest = digest.finalize().iter().take(8).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        Self { authorization, admission, admission_rules, digest }
     }
-    pub(super) fn digest(&self) -> &str {
+
+    /// CEL over the `SubjectAccessReviewSpec` in `request`: what belongs to the authorizer, and every request with one
+    /// of our groups, so that a role that was assumed ends when its grant does.
+    pub fn authorization(&self) -> &str {
+        &self.authorization
+    }
+
+    /// CEL over the `AdmissionRequest` in `request`.
+    pub fn admission(&self) -> &str {
+        &self.admission
+    }
+
+    /// The kinds and operations that admission is to ask about at all. Empty: none.
+    pub fn admission_rules(&self) -> &[AdmissionRule] {
+        &self.admission_rules
+    }
+
+    /// Changes whenever one of the others does.
+    pub fn digest(&self) -> &str {
         &self.digest
     }
+}
+
+/// How an expression calls the parts of a request.
+struct Words {
+    user: &'static str,
+    groups: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    namespace: &'static str,
+    name: &'static str,
+    /// Whether fields without a value are absent. `SubjectAccessReviewSpec` has them all as empty strings
+    /// (convertObjectToUnstructured in k8s.io/apiserver/pkg/authorization/cel), `AdmissionRequest` leaves them out.
+    absent: bool,
+}
+
+const AUTHORIZATION: Words = Words {
+    user: "request.user",
+    groups: "request.groups",
+    group: "request.resourceAttributes.group",
+    resource: "request.resourceAttributes.resource",
+    subresource: "request.resourceAttributes.subresource",
+    namespace: "request.resourceAttributes.namespace",
+    name: "request.resourceAttributes.name",
+    absent: false,
+};
+
+const ADMISSION: Words = Words {
+    user: "request.userInfo.username",
+    groups: "request.userInfo.groups",
+    group: "request.resource.group",
+    resource: "request.resource.resource",
+    subresource: "request.subResource",
+    namespace: "request.namespace",
+    name: "request.name",
+    absent: true,
+};
+
+/// How wide an expression is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Width {
+    Exact,
+    WithoutNames,
+    WithoutNamespaces,
+    Users,
+    Everybody,
+}
+
+fn narrowest(rules: &[Rule], words: &Words) -> String {
+    let mut expression = String::new();
+    for width in [Width::Exact, Width::WithoutNames, Width::WithoutNamespaces, Width::Users, Width::Everybody] {
+        expression = words.expression(rules, width);
+        if expression.len() <= MAX_EXPRESSION {
+            break;
+        }
+    }
+    expression
+}
+
+/// One pattern as tests; those that are alike but for namespaces or names become one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Test {
+    /// Verb or operation, group and resource.
+    kind: Vec<String>,
+    own_namespace: OwnNamespace,
+    /// Globs; `None`: any.
+    names: Option<BTreeSet<String>>,
+    /// Globs; `None`: any.
+    namespaces: Option<BTreeSet<String>>,
+}
+
+/// Whether a test is about namespaces themselves, each of which is in itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum OwnNamespace {
+    Never,
+    Perhaps,
+    Always,
+}
+
+impl Words {
+    fn is_authorization(&self) -> bool {
+        !self.absent
+    }
+
+    fn expression(&self, rules: &[Rule], width: Width) -> String {
+        let mut by_user: BTreeMap<String, Vec<Test>> = BTreeMap::new();
+        for rule in rules {
+            let tests: Vec<_> = rule.actions.iter().flat_map(|pattern| self.tests(pattern, width)).collect();
+            if !tests.is_empty() {
+                let who = if width == Width::Everybody { self.anybody(rules) } else { self.user_in(&rule.subjects) };
+                by_user.entry(who).or_default().extend(tests);
+            }
+        }
+        let mut alternatives = Vec::new();
+        if self.is_authorization() {
+            alternatives.push(format!("{}.exists(group, group.startsWith(\"stepup:\"))", self.groups));
+        }
+        for (who, tests) in by_user {
+            let tests: Vec<_> = merged(tests).iter().map(|test| self.show(test)).collect();
+            // A test without any condition is met by every request.
+            let tests = match tests.as_slice() {
+                tests if tests.iter().any(String::is_empty) => String::new(),
+                [one] => format!("\n  {one}"),
+                several => format!("(\n  {}\n)", several.join(" ||\n  ")),
+            };
+            alternatives.push(all_of(&[who, tests]));
+        }
+        match alternatives.as_slice() {
+            [] => "false".to_owned(),
+            alternatives => alternatives.join(" ||\n"),
+        }
+    }
+
+    /// Whether the user is one whom a rule with these subjects is about: [`Subjects::include`] in CEL.
+    fn user_in(&self, subjects: &Subjects) -> String {
+        let (literals, globs): (Vec<_>, Vec<_>) = subjects.users.iter().partition(|glob| !is_glob(glob));
+        let (system_users, users): (Vec<_>, Vec<_>) = globs.into_iter().partition(|glob| glob.starts_with(SYSTEM));
+        let system_groups: Vec<_> = subjects.groups.iter().filter(|glob| glob.starts_with(SYSTEM)).collect();
+        let no_master = format!("!({})", self.in_group(&[format!("=={}", cel_string(MASTERS))]));
+        let no_system = format!("!{}.startsWith(\"{SYSTEM}\")", self.user);
+
+        let mut include = Vec::new();
+        if !literals.is_empty() {
+            include.push(glob_test(self.user, literals));
+        }
+        if !system_users.is_empty() {
+            include.push(all_of(&[no_master.clone(), glob_test(self.user, system_users)]));
+        }
+        let people: Vec<_> = [
+            (!users.is_empty()).then(|| glob_test(self.user, users)),
+            (!subjects.groups.is_empty()).then(|| self.in_group(&[glob_test("group", &subjects.groups)])),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if !people.is_empty() {
+            let people = if people.iter().any(|test| test == "true") { String::new() } else { any_of(&people) };
+            include.push(all_of(&[no_system, no_master.clone(), people]));
+        }
+        if !system_groups.is_empty() {
+            let not_everybody = EVERYBODY.map(|group| format!("group != {}", cel_string(group))).join(" && ");
+            let named = format!("{not_everybody} && {}", glob_test("group", system_groups.iter().copied()));
+            include.push(all_of(&[no_master, self.in_group(&[named])]));
+        }
+        if system_groups.iter().any(|glob| glob_matches(glob, MASTERS)) {
+            include.push(self.in_group(&[format!("=={}", cel_string(MASTERS))]));
+        }
+        let mut exclude = Vec::new();
+        if !subjects.exclude_users.is_empty() {
+            exclude.push(glob_test(self.user, &subjects.exclude_users));
+        }
+        if !subjects.exclude_groups.is_empty() {
+            exclude.push(self.in_group(&[glob_test("group", &subjects.exclude_groups)]));
+        }
+        match exclude.as_slice() {
+            [] => any_of(&include),
+            exclude => all_of(&[any_of(&include), format!("!({})", exclude.join(" || "))]),
+        }
+    }
+
+    /// Everybody whom any rule could be about.
+    fn anybody(&self, rules: &[Rule]) -> String {
+        let named = |glob: &String| glob.starts_with(SYSTEM) || !is_glob(glob);
+        if rules.iter().any(|rule| rule.subjects.users.iter().chain(&rule.subjects.groups).any(named)) {
+            return String::new();
+        }
+        self.user_in(&Subjects::everybody())
+    }
+
+    /// Whether the user is in a group that satisfies the test; `==x` stands for `x in groups`.
+    fn in_group(&self, test: &[String; 1]) -> String {
+        let test = match test[0].strip_prefix("==") {
+            Some(literal) => format!("{literal} in {}", self.groups),
+            None => format!("{}.exists(group, {})", self.groups, test[0]),
+        };
+        if self.absent { format!("has({}) && {test}", self.groups) } else { test }
+    }
+
+    fn tests(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
+        if self.is_authorization() {
+            self.authorization_tests(pattern, width)
+        } else {
+            self.admission_test(pattern, width)
+        }
+    }
+
+    fn authorization_tests(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
+        let verbs = protected_verbs(pattern);
+        if !pattern.non_resource_urls.is_empty() {
+            let mut kind = vec!["has(request.nonResourceAttributes)".to_owned()];
+            if width < Width::Users {
+                kind.extend(verbs.map(|verbs| one_of("request.nonResourceAttributes.verb", verbs)));
+                kind.push(glob_test("request.nonResourceAttributes.path", &pattern.non_resource_urls));
+            }
+            kind.retain(|test| test != "true");
+            return vec![Test { kind, own_namespace: OwnNamespace::Never, names: None, namespaces: None }];
+        }
+        let verb = "request.resourceAttributes.verb";
+        let for_admission = |verb: &&&str| ADMISSION_VERBS.contains(*verb);
+        let mut tests = Vec::new();
+        // What admission never sees.
+        let own = match &verbs {
+            None => Some(format!("!({verb} in {})", cel_list(ADMISSION_VERBS))),
+            Some(verbs) => {
+                let own: Vec<_> = verbs.iter().filter(|verb| !for_admission(verb)).copied().collect();
+                (!own.is_empty()).then(|| one_of(verb, own))
+            }
+        };
+        tests.extend(own.map(|verb| (verb, pattern.api_groups.clone())));
+        // What could switch admission off.
+        if pattern.api_groups.iter().any(|group| group == "*" || group == ADMISSION_GROUP) {
+            let writes: Vec<_> = match &verbs {
+                None => ADMISSION_VERBS.to_vec(),
+                Some(verbs) => verbs.iter().filter(for_admission).copied().collect(),
+            };
+            if !writes.is_empty() {
+                tests.push((one_of(verb, writes), vec![ADMISSION_GROUP.to_owned()]));
+            }
+        }
+        let tests = tests.into_iter().map(|(verb, groups)| {
+            let kind = ["has(request.resourceAttributes)".to_owned(), verb];
+            self.resource_test(kind.to_vec(), pattern, &groups, width)
+        });
+        tests.collect()
+    }
+
+    fn admission_test(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
+        let operations = operations(pattern);
+        if operations.is_empty() || !pattern.api_groups.iter().any(|group| group != ADMISSION_GROUP) {
+            return vec![];
+        }
+        let mut kind = Vec::new();
+        if operations.len() < 4 {
+            let verbs = protected_verbs(pattern);
+            let collections_only = verbs.is_some_and(|verbs| !verbs.contains("delete"));
+            if operations.contains(&"DELETE") && collections_only {
+                // Each object of a collection is reviewed without a name.
+                let others: Vec<_> = operations.iter().filter(|operation| **operation != "DELETE").copied().collect();
+                let collection = format!("request.operation == \"DELETE\" && {}", self.empty(self.name));
+                let alternatives = if others.is_empty() {
+                    vec![collection]
+                } else {
+                    vec![one_of("request.operation", others), collection]
+                };
+                kind.push(any_of(&alternatives));
+            } else {
+                kind.push(one_of("request.operation", operations));
+            }
+        }
+        vec![self.resource_test(kind, pattern, &pattern.api_groups, width)]
+    }
+
+    fn resource_test(&self, mut kind: Vec<String>, pattern: &ActionPattern, groups: &[String], width: Width) -> Test {
+        if width < Width::Users {
+            if !groups.iter().any(|group| group == "*") {
+                kind.push(one_of(self.group, groups.iter().map(String::as_str)));
+            }
+            kind.extend(self.resources_test(&pattern.resources));
+        } else if !self.is_authorization() {
+            kind.clear();
+        }
+        let is_namespaces = |resource: &String| matches!(resource.split('/').next(), Some("namespaces"));
+        let own_namespace = if !groups.iter().any(|group| group == "*" || group.is_empty()) {
+            OwnNamespace::Never
+        } else if pattern.resources.iter().all(is_namespaces) && groups.iter().all(String::is_empty) {
+            OwnNamespace::Always
+        } else if pattern.resources.iter().any(|resource| is_namespaces(resource) || resource.starts_with('*')) {
+            OwnNamespace::Perhaps
+        } else {
+            OwnNamespace::Never
+        };
+        let restricted = |globs: &[String], from: Width| {
+            let free = width >= from || globs.iter().any(|glob| glob == "*");
+            (!free).then(|| globs.iter().cloned().collect::<BTreeSet<_>>())
+        };
+        let namespaces = restricted(&pattern.namespaces, Width::WithoutNamespaces);
+        Test {
+            kind,
+            own_namespace: if namespaces.is_none() { OwnNamespace::Never } else { own_namespace },
+            names: restricted(&pattern.names, Width::WithoutNames),
+            namespaces,
+        }
+    }
+
+    fn resources_test(&self, resources: &[String]) -> Option<String> {
+        if resources.iter().any(|resource| resource == "*") {
+            return None;
+        }
+        let (plain, with): (Vec<_>, Vec<_>) = resources.iter().partition(|resource| !resource.contains('/'));
+        let mut tests = Vec::new();
+        if !plain.is_empty() {
+            let resource = one_of(self.resource, plain.iter().map(|resource| resource.as_str()));
+            tests.push(format!("{resource} && {}", self.empty(self.subresource)));
+        }
+        let mut by_resource: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (resource, subresource) in with.iter().filter_map(|resource| resource.split_once('/')) {
+            by_resource.entry(resource).or_default().insert(subresource);
+        }
+        for (resource, subresources) in by_resource {
+            let mut parts = Vec::new();
+            if resource != "*" {
+                parts.push(format!("{} == {}", self.resource, cel_string(resource)));
+            }
+            if self.absent {
+                parts.push(format!("has({})", self.subresource));
+            }
+            parts.push(if subresources.contains("*") {
+                format!("{} != \"\"", self.subresource)
+            } else {
+                one_of(self.subresource, subresources)
+            });
+            tests.push(parts.join(" && "));
+        }
+        Some(any_of(&tests))
+    }
+
+    fn show(&self, test: &Test) -> String {
+        let mut parts = test.kind.clone();
+        if let Some(namespaces) = &test.namespaces {
+            // A request without a namespace spans all of them when it is for a collection. What is absent is an error to
+            // compare, which only a true alternative makes up for.
+            let inside = glob_test(self.namespace, namespaces);
+            let inside = if self.absent {
+                let nowhere = [self.empty(self.namespace), self.empty(self.name)].join(" && ");
+                format!("{nowhere} || has({}) && {inside}", self.namespace)
+            } else {
+                format!("{} || {inside}", self.empty(self.namespace))
+            };
+            let named = format!("{} || {}", self.empty(self.name), glob_test(self.name, namespaces));
+            let is_namespace = format!("{} == \"\" && {} == \"namespaces\"", self.group, self.resource);
+            parts.push(match test.own_namespace {
+                OwnNamespace::Never => format!("({inside})"),
+                OwnNamespace::Always => format!("({named})"),
+                OwnNamespace::Perhaps => format!("({is_namespace} ? ({named}) : ({inside}))"),
+            });
+        }
+        if let Some(names) = &test.names {
+            // Without a name it is a collection, or an object whose name is not known yet.
+            parts.push(format!("({} || {})", self.empty(self.name), glob_test(self.name, names)));
+        }
+        parts.join(" && ")
+    }
+
+    fn empty(&self, field: &str) -> String {
+        if self.absent { format!("(!has({field}) || {field} == \"\")") } else { format!("{field} == \"\"") }
+    }
+}
+
+/// Joins tests that differ only in their namespaces, then those that differ only in their names.
+fn merged(tests: Vec<Test>) -> Vec<Test> {
+    fn join(into: &mut Option<BTreeSet<String>>, more: Option<BTreeSet<String>>) {
+        match (into.as_mut(), more) {
+            (Some(globs), Some(more)) => globs.extend(more),
+            _ => *into = None,
+        }
+    }
+    let mut by_names: BTreeMap<_, Option<BTreeSet<String>>> = BTreeMap::new();
+    for Test { kind, own_namespace, names, namespaces } in tests {
+        // An unrestricted namespace has no use for the distinction, a restricted one must keep it.
+        match by_names.entry((kind, own_namespace, names)) {
+            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(namespaces)),
+            std::collections::btree_map::Entry::Occupied(mut entry) => join(entry.get_mut(), namespaces),
+        }
+    }
+    let mut by_namespaces: BTreeMap<_, Option<BTreeSet<String>>> = BTreeMap::new();
+    for ((kind, own_namespace, names), namespaces) in by_names {
+        match by_namespaces.entry((kind, own_namespace, namespaces)) {
+            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(names)),
+            std::collections::btree_map::Entry::Occupied(mut entry) => join(entry.get_mut(), names),
+        }
+    }
+    by_namespaces
+        .into_iter()
+        .map(|((kind, own_namespace, namespaces), names)| Test { kind, own_namespace, names, namespaces })
+        .collect()
+}
+
+/// The verbs that the pattern protects, by the rules of [`ActionPattern::protects`]; `None`: every one.
+fn protected_verbs(pattern: &ActionPattern) -> Option<BTreeSet<&str>> {
+    let mut verbs = BTreeSet::new();
+    for verb in &pattern.verbs {
+        match verb.as_str() {
+            "*" => return None,
+            "get" => verbs.extend(["get", "list", "watch", "connect"]),
+            "list" | "watch" => verbs.extend(["list", "watch"]),
+            "update" | "patch" => verbs.extend(["update", "patch"]),
+            "delete" => verbs.extend(["delete", "deletecollection"]),
+            "create" => verbs.extend(["create", "connect"]),
+            // Ours: the API server never asks.
+            "assume" => {}
+            other => drop(verbs.insert(other)),
+        }
+    }
+    Some(verbs)
+}
+
+/// The admission operations that the pattern protects.
+fn operations(pattern: &ActionPattern) -> Vec<&'static str> {
+    // `userextras` exist for impersonation only: nobody can write one.
+    let written = |resource: &String| !matches!(resource.as_str(), "userextras" | "userextras/*");
+    if !pattern.non_resource_urls.is_empty() || !pattern.resources.iter().any(written) {
+        return vec![];
+    }
+    let verbs = protected_verbs(pattern);
+    let any = |wanted: &[&str]| verbs.as_ref().is_none_or(|verbs| wanted.iter().any(|verb| verbs.contains(verb)));
+    let connects = |resource: &String| match resource.split_once('/') {
+        Some((_, subresource)) => subresource == "*" || CONNECTIONS.contains(&subresource),
+        None => resource == "*",
+    };
+    let mut operations = Vec::new();
+    if any(&["connect"]) && pattern.resources.iter().any(connects) {
+        operations.push("CONNECT");
+    }
+    if any(&["create"]) {
+        operations.push("CREATE");
+    }
+    if any(&["delete", "deletecollection"]) {
+        operations.push("DELETE");
+    }
+    if any(&["update", "patch"]) {
+        operations.push("UPDATE");
+    }
+    operations
+}
+
+/// Kinds and operations of all rules. Each entry has resources that may stand together: the API server refuses a
+/// wildcard next to something that it contains.
+fn admission_rules(rules: &[Rule]) -> Vec<AdmissionRule> {
+    let mut kinds: BTreeMap<(&str, String), BTreeSet<&'static str>> = BTreeMap::new();
+    for pattern in rules.iter().flat_map(|rule| &rule.actions) {
+        let operations = operations(pattern);
+        if operations.is_empty() {
+            continue;
+        }
+        for group in pattern.api_groups.iter().filter(|group| *group != ADMISSION_GROUP) {
+            for resource in &pattern.resources {
+                let resource = if resource == "*" { "*/*".to_owned() } else { resource.clone() };
+                kinds.entry((group, resource)).or_default().extend(&operations);
+            }
+        }
+    }
+    let mut entries: BTreeMap<(&str, Vec<&'static str>, Option<String>), Vec<String>> = BTreeMap::new();
+    for ((group, resource), operations) in kinds {
+        let alone = resource.contains('*').then(|| resource.clone());
+        entries.entry((group, operations.into_iter().collect(), alone)).or_default().push(resource);
+    }
+    let rules: Vec<_> = entries
+        .into_iter()
+        .map(|((group, operations, _), resources)| AdmissionRule {
+            api_groups: vec![group.to_owned()],
+            resources,
+            operations,
+        })
+        .collect();
+    if rules.len() <= MAX_ADMISSION_RULES {
+        return rules;
+    }
+    let operations: BTreeSet<_> = rules.iter().flat_map(|rule| rule.operations.iter().copied()).collect();
+    vec![AdmissionRule {
+        api_groups: vec!["*".to_owned()],
+        resources: vec!["*/*".to_owned()],
+        operations: operations.into_iter().collect(),
+    }]
+}
+
+/// Whether `value` matches one of the globs.
+fn glob_test<'g>(value: &str, globs: impl IntoIterator<Item = &'g String>) -> String {
+    let (mut literals, mut patterns, mut tests) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for glob in globs {
+        if glob == "*" {
+            return "true".to_owned();
+        } else if is_glob(glob) {
+            patterns.insert(glob.as_str());
+        } else {
+            literals.insert(glob.strip_prefix('=').unwrap_or(glob));
+        }
+    }
+    if !literals.is_empty() {
+        tests.push(one_of(value, literals));
+    }
+    match patterns.iter().copied().collect::<Vec<_>>().as_slice() {
+        [] => {}
+        [one] if one.ends_with('*') && !is_glob(&one[..one.len() - 1]) => {
+            tests.push(format!("{value}.startsWith({})", cel_string(&one[..one.len() - 1])));
+        }
+        several => {
+            let several: Vec<_> = several.iter().map(|glob| glob_to_regex(glob)).collect();
+            tests.push(format!("{value}.matches({})", cel_string(&format!("(?s)^(?:{})$", several.join("|")))));
+        }
+    }
+    any_of(&tests)
+}
+
+fn glob_to_regex(glob: &str) -> String {
+    glob.chars().fold(String::new(), |regex, char| match char {
+        '*' => regex + ".*",
+        '?' => regex + ".",
+        char => regex + &regex::escape(char.encode_utf8(&mut [0; 4])),
+    })
+}
+
+fn one_of<'v>(value: &str, list: impl IntoIterator<Item = &'v str>) -> String {
+    let list: Vec<_> = list.into_iter().collect();
+    match list.as_slice() {
+        [one] => format!("{value} == {}", cel_string(one)),
+        several => format!("{value} in {}", cel_list(several.iter().copied())),
+    }
+}
+
+fn any_of(tests: &[String]) -> String {
+    match tests {
+        [one] => one.clone(),
+        several => format!("({})", several.join(" || ")),
+    }
+}
+
+/// Tests that are empty do not restrict.
+fn all_of(tests: &[String]) -> String {
+    let tests: Vec<_> = tests.iter().filter(|test| !test.is_empty() && *test != "true").map(String::as_str).collect();
+    match tests.as_slice() {
+        [] => "true".to_owned(),
+        [one] => (*one).to_owned(),
+        several => format!("({})", several.join(" && ")),
+    }
+}
+
+fn cel_list<'v>(list: impl IntoIterator<Item = &'v str>) -> String {
+    format!("[{}]", list.into_iter().map(cel_string).collect::<Vec<_>>().join(", "))
+}
+
+/// A CEL string literal. JSON's escapes are a part of CEL's.
+fn cel_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }

@@ -1,0 +1,141 @@
+//! The command line of `stepup-server`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::server::check::{self, Report};
+use crate::server::config::Config;
+use crate::server::output::{complain, say};
+use crate::server::policy::Policy;
+use crate::server::{render, serve};
+
+/// Policy, webhooks and tokens for step-up authentication in Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "stepup-server", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all is well, 1 it failed or problems were found, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    #[command(after_help = "Example:\n  stepup-server serve /etc/stepup/stepup-server.yaml")]
+    Serve {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// Check configuration, policy and every file they name, without starting. Prints every problem.
+    #[command(after_help = "Example:\n  stepup-server check /etc/stepup/stepup-server.yaml")]
+    Check {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// Print what the cluster needs, ready to apply.
+    #[command(after_help = "Examples:\n  \
+        stepup-server render stepup-server.yaml --output /etc/kubernetes/stepup\n  \
+        stepup-server render stepup-server.yaml admission | kubectl apply -f -")]
+    Render {
+        /// The configuration file.
+        config: PathBuf,
+        /// Only this part; all of them otherwise.
+        part: Option<Part>,
+        /// Write each part to its own file in this directory, instead of to standard output.
+        #[arg(long, value_name = "DIR", conflicts_with = "part")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// A part of what the cluster needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// AuthenticationConfiguration: for --authentication-config.
+    Authentication,
+    /// AuthorizationConfiguration: for --authorization-config.
+    Authorization,
+    /// Kubeconfig with which the API server calls /authorize.
+    WebhookKubeconfig,
+    /// AdmissionConfiguration: for --admission-control-config-file.
+    AdmissionControl,
+    /// Kubeconfig with which the API server calls /admit.
+    AdmissionKubeconfig,
+    /// ValidatingWebhookConfiguration: to apply.
+    Admission,
+    /// Bindings of the groups that assumed roles come with: to apply.
+    Rbac,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve { config } => match Config::load(&config) {
+            Ok(config) => finish(serve::run(config)),
+            Err(error) => finish(Err(error)),
+        },
+        Command::Check { config } => {
+            let Report { problems, warnings } = check::check(&config);
+            warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+            problems.iter().for_each(complain);
+            if !problems.is_empty() {
+                return ExitCode::FAILURE;
+            }
+            say(format_args!("{} is fine", config.display()));
+            ExitCode::SUCCESS
+        }
+        Command::Render { config, part, output } => finish(render(&config, part, output)),
+    }
+}
+
+fn render(
+    file: &std::path::Path,
+    part: Option<Part>,
+    output: Option<PathBuf>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::load(file)?;
+    let policy = Policy::load(&config.policy, &config)?;
+    policy.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+    let directory = match output {
+        Some(output) => Some(std::path::absolute(output)?),
+        None => None,
+    };
+    let documents = render::render(&config, &policy, directory.as_deref())?;
+    let documents = documents.iter().filter(|document| part.is_none_or(|part| part == document.part));
+    match directory {
+        Some(directory) => {
+            std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+            for document in documents {
+                let path = directory.join(document.file);
+                document.write(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                say(path.display());
+            }
+        }
+        None => documents.for_each(|document| say(format_args!("{}", document.text.trim_end()))),
+    }
+    Ok(())
+}
+
+fn finish<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
