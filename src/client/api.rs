@@ -1,61 +1,112 @@
 //! stepup-server, as the client sees it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use openidconnect::HttpResponse;
+use reqwest::Method;
+use reqwest::blocking::RequestBuilder;
+use serde::de::DeserializeOwned;
 
 use crate::action::Action;
 use crate::client::error::Error;
+use crate::client::http::{HttpClient, Problem, describe};
 use crate::client::profile::Profile;
 use crate::secret::Secret;
-use crate::wire::challenge::{ChallengeList, DeclineCause, GrantList};
-use crate::wire::token::{TokenRequest, TokenResponse};
+use crate::wire::challenge::{ChallengeList, ChallengeRequest, Decline, DeclineCause, GrantList};
+use crate::wire::token::{TokenError, TokenRequest, TokenResponse};
 
-/// A connection to stepup-server with short timeouts, in the name of one base token.
+const CONNECT: Duration = Duration::from_secs(2);
+const TOTAL: Duration = Duration::from_secs(8);
+
+/// stepup-server, in the name of one base token. Impatient: a command waits for it.
 #[derive(Debug)]
 pub struct Server {
+    http: HttpClient,
     url: String,
+    base_token: Secret,
 }
 
 impl Server {
-    /// The profile's server, in the name of `base_token`. Fails when the profile has no server.
+    /// The profile's server. Fails when the profile has none.
     pub fn new(profile: &Profile, base_token: &Secret) -> Result<Self, Error> {
-        let _ = (profile, base_token);
-        Err(Error::Failed("not built yet".to_owned()))
+        let Some(server) = &profile.server else {
+            return Err(Error::Failed(format!(
+                "profile {:?} has no stepup-server: kubectl stepup setup --profile {} --server URL",
+                profile.name, profile.name
+            )));
+        };
+        Ok(Self {
+            http: HttpClient::new(server.ca.as_deref(), CONNECT, TOTAL)?,
+            url: server.url.trim_end_matches('/').to_owned(),
+            base_token: base_token.clone(),
+        })
     }
 
     /// `GET /v1/challenges`: pending ones of this person, newest first.
     pub fn challenges(&self) -> Result<ChallengeList, Error> {
-        Err(Error::Server { url: self.url.clone(), problem: "not built yet".to_owned() })
+        self.json(self.request(Method::GET, "/v1/challenges"))
     }
 
     /// `POST /v1/challenges`: challenges for what the person is about to do.
     pub fn ask(&self, actions: &[Action]) -> Result<ChallengeList, Error> {
-        let _ = actions;
-        self.challenges()
+        let body = ChallengeRequest { actions: actions.to_vec() };
+        self.json(self.request(Method::POST, "/v1/challenges").json(&body))
     }
 
     /// `POST /v1/challenges/{id}/decline`.
     pub fn decline(&self, challenge: &str, cause: DeclineCause) -> Result<(), Error> {
-        let _ = (challenge, cause);
-        self.challenges().map(drop)
+        let path = format!("/v1/challenges/{}/decline", segment(challenge));
+        self.send(self.request(Method::POST, &path).json(&Decline { cause })).map(drop)
     }
 
     /// `GET /v1/grants`: this person's, or everybody's for administrators.
     pub fn grants(&self, all: bool) -> Result<GrantList, Error> {
-        let _ = all;
-        Err(Error::Server { url: self.url.clone(), problem: "not built yet".to_owned() })
+        self.json(self.request(Method::GET, if all { "/v1/grants?all=true" } else { "/v1/grants" }))
     }
 
     /// `DELETE /v1/grants/{id}`.
     pub fn revoke(&self, grant: &str) -> Result<(), Error> {
-        let _ = grant;
-        self.challenges().map(drop)
+        self.send(self.request(Method::DELETE, &format!("/v1/grants/{}", segment(grant)))).map(drop)
     }
 
-    /// `POST /token`. A refusal of the server is [`Error::Refused`].
+    /// `POST /token`. A refusal is [`Error::Refused`].
     pub fn exchange(&self, request: &TokenRequest) -> Result<TokenResponse, Error> {
-        let _ = request;
-        Err(Error::Server { url: self.url.clone(), problem: "not built yet".to_owned() })
+        self.json(self.http.request(Method::POST, &format!("{}/token", self.url)).form(request))
     }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, &format!("{}{path}", self.url)).bearer_auth(self.base_token.expose())
+    }
+
+    fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let answer = self.send(request)?;
+        serde_json::from_slice(answer.body())
+            .map_err(|_| self.failed(format!("{}, not as expected", describe(&answer))))
+    }
+
+    fn send(&self, request: RequestBuilder) -> Result<HttpResponse, Error> {
+        let answer = self.http.send(request).map_err(|Problem(problem)| self.failed(problem))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        // `/token` and `/v1` share the shape of their errors (RFC 6749, section 5.2).
+        match serde_json::from_slice::<TokenError>(answer.body()) {
+            Ok(refusal) if status.is_client_error() => Err(Error::Refused(refusal)),
+            Ok(refusal) => Err(self.failed(format!("{} ({})", refusal.error_description, status.as_u16()))),
+            Err(_) => Err(self.failed(describe(&answer))),
+        }
+    }
+
+    fn failed(&self, problem: String) -> Error {
+        Error::Server { url: self.url.clone(), problem }
+    }
+}
+
+/// An identifier that people type becomes one path segment, whatever is in it.
+fn segment(id: &str) -> String {
+    url::form_urlencoded::byte_serialize(id.as_bytes()).collect()
 }
 
 /// How far this machine's clock is ahead of the server's, in seconds, from an answer just received.

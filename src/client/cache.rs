@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::error::Error;
 use crate::client::output;
-use crate::client::parent::Scope;
+use crate::client::parent::{self, Scope};
 use crate::client::paths::{self, Files};
 use crate::secret::Secret;
 use crate::wire::challenge::Grant;
@@ -44,6 +44,13 @@ impl Session {
     /// Whether the base token is good for `margin` seconds from `now`.
     pub fn is_live(&self, now: DateTime<Utc>, margin: i64) -> bool {
         self.base_expires_at > now.timestamp() + margin
+    }
+}
+
+impl Elevated {
+    /// Whether this token carries the grant `id`.
+    pub fn has(&self, id: &str) -> bool {
+        self.grant.id == id || self.carries.iter().any(|carried| carried == id)
     }
 }
 
@@ -90,14 +97,10 @@ pub fn elevated(files: &Files, scope: &Scope, now: DateTime<Utc>) -> Vec<Elevate
 
 /// Every live elevated token of every scope, with the scope's file name (for `status` and `drop`).
 pub fn all_elevated(files: &Files, now: DateTime<Utc>) -> Vec<(String, Elevated)> {
-    let Ok(entries) = fs::read_dir(files.elevated()) else { return Vec::new() };
     let mut all = Vec::new();
-    for entry in entries.flatten() {
-        if entry.path().extension() != Some(OsStr::new("json")) {
-            continue;
-        }
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let held: Vec<Elevated> = read(&entry.path()).unwrap_or_default();
+    for path in entries(&files.elevated()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let held: Vec<Elevated> = read(&path).unwrap_or_default();
         all.extend(held.into_iter().filter(|held| held.expires_at > now.timestamp()).map(|held| (name.clone(), held)));
     }
     all
@@ -105,18 +108,63 @@ pub fn all_elevated(files: &Files, now: DateTime<Utc>) -> Vec<(String, Elevated)
 
 /// Forgets the elevated tokens that carry the grant `id`, in every scope. (The server is told by `api::Server::revoke`.)
 pub fn forget_grant(files: &Files, id: &str) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(files.elevated()) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let Some(mut held) = read::<Vec<Elevated>>(&entry.path()) else { continue };
+    for path in entries(&files.elevated()) {
+        let Some(mut held) = read::<Vec<Elevated>>(&path) else { continue };
         let before = held.len();
-        held.retain(|elevated| elevated.grant.id != id && !elevated.carries.iter().any(|carried| carried == id));
+        held.retain(|elevated| !elevated.has(id));
         if held.is_empty() {
-            remove(&entry.path())?;
+            remove(&path)?;
         } else if held.len() != before {
-            write(&entry.path(), &held)?;
+            write(&path, &held)?;
         }
     }
     Ok(())
+}
+
+/// Adds an elevated token to its scope.
+pub fn keep_elevated(files: &Files, scope: &Scope, elevated_token: &Elevated, now: DateTime<Utc>) -> Result<(), Error> {
+    let mut held = elevated(files, scope, now);
+    held.insert(0, elevated_token.clone());
+    write(&files.elevated().join(scope.file_name()), &held)
+}
+
+/// The sign-in that was kept for `scope`.
+pub fn sign_in(files: &Files, scope: &Scope) -> Option<SignIn> {
+    read(&files.step_up().join(scope.file_name()))
+}
+
+/// Keeps a sign-in for `scope`.
+pub fn keep_sign_in(files: &Files, scope: &Scope, sign_in: &SignIn) -> Result<(), Error> {
+    write(&files.step_up().join(scope.file_name()), sign_in)
+}
+
+/// Removes what is of no more use: tokens that have expired, marks of processes that are gone.
+pub fn sweep(files: &Files, now: DateTime<Utc>) {
+    let is_over = |path: &Path| {
+        let expires: Vec<i64> = match read::<Vec<Elevated>>(path) {
+            Some(held) => held.iter().map(|elevated| elevated.expires_at).collect(),
+            None => return false,
+        };
+        expires.into_iter().all(|expires| expires <= now.timestamp())
+    };
+    for path in entries(&files.elevated()).filter(|path| is_over(path)) {
+        let _ = fs::remove_file(path);
+    }
+    let has_expired = |path: &Path| read::<SignIn>(path).is_some_and(|sign_in| sign_in.expires_at <= now.timestamp());
+    for path in entries(&files.step_up()).filter(|path| has_expired(path)) {
+        let _ = fs::remove_file(path);
+    }
+    for entry in fs::read_dir(files.parents()).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().and_then(parent::still_runs) == Some(false) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The JSON files of a directory.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let all = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(|path| path.extension() == Some(OsStr::new("json")))
 }
 
 /// Reads a JSON file. `None` where there is none or it cannot be read; a file that makes no sense is set aside.
@@ -192,5 +240,88 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::client::parent::Process;
+    use crate::client::paths::Paths;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn held(id: &str, expires: i64) -> Elevated {
+        let grant = json!({
+            "id": id, "user": "alice", "rule": "r", "permits": [], "covers": [], "acr": "mfa",
+            "authTime": at(0), "createdAt": at(0), "expiresAt": at(expires), "usesLeft": 1
+        });
+        Elevated {
+            token: Secret::new(format!("token-{id}")),
+            expires_at: at(expires).timestamp(),
+            grant: serde_json::from_value(grant).unwrap(),
+            carries: vec![],
+        }
+    }
+
+    #[test]
+    fn elevated_tokens_live_in_their_scope_until_they_expire_or_are_dropped() {
+        let home = tempfile::tempdir().unwrap();
+        let files = Paths::under(home.path()).of("p");
+        let here = Scope::Process(Process { pid: 1, started: 2 });
+        let elsewhere = Scope::Process(Process { pid: 1, started: 3 });
+        keep_elevated(&files, &here, &held("a", 60), at(0)).unwrap();
+        keep_elevated(&files, &here, &Elevated { carries: vec!["a".into()], ..held("b", 30) }, at(0)).unwrap();
+        let ids = |scope, now| elevated(&files, scope, now).into_iter().map(|e| e.grant.id).collect::<Vec<_>>();
+        assert_eq!(ids(&here, at(1)), ["b", "a"], "newest first");
+        assert_eq!(ids(&elsewhere, at(1)), [""; 0]);
+        assert_eq!(ids(&here, at(30)), ["a"]);
+        assert_eq!(ids(&here, at(60)), [""; 0]);
+        assert_eq!(all_elevated(&files, at(1)).len(), 2);
+        forget_grant(&files, "a").unwrap();
+        assert_eq!(ids(&here, at(1)), [""; 0], "the token of b carried a, so it goes too");
+    }
+
+    #[test]
+    fn sweeping_removes_what_has_expired_and_marks_of_processes_that_are_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let files = Paths::under(home.path()).of("p");
+        keep_elevated(&files, &Scope::Anyone, &held("a", 60), at(0)).unwrap();
+        write_bytes(&files.parents().join("1-999999999"), b"").unwrap();
+        sweep(&files, at(59));
+        assert_eq!(all_elevated(&files, at(0)).len(), 1);
+        sweep(&files, at(60));
+        assert_eq!(all_elevated(&files, at(0)).len(), 0);
+        if cfg!(target_os = "linux") {
+            assert!(!files.parents().join("1-999999999").exists());
+        }
+    }
+
+    #[test]
+    fn a_corrupt_file_is_set_aside_and_its_text_is_not_shown() {
+        let home = tempfile::tempdir().unwrap();
+        let files = Paths::under(home.path()).of("p");
+        write_bytes(&files.session(), b"{\"version\": 1, \"baseToken\": 7}").unwrap();
+        assert_eq!(session(&files), None);
+        assert!(!files.session().exists());
+        assert!(files.session().with_extension("corrupt").exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_are_for_this_user_alone_and_leave_nothing_behind() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("new/file.json");
+        write(&path, &1).unwrap();
+        write(&path, &2).unwrap();
+        assert_eq!(read::<i32>(&path), Some(2));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(home.path().join("new")).unwrap().count(), 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::client::commands;
 use crate::client::error::Error;
 use crate::client::kubeconfig::ExecApiVersion;
 use crate::client::profile::{Flow, Name};
-use crate::client::{get_token, output};
+use crate::client::{get_token, output, prompt};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -354,6 +354,11 @@ pub fn main() -> ExitCode {
             Ok(args) => get_token::run(&args),
             Err(error) => usage(&error),
         };
+    }
+    if let [_, command, url] = arguments.as_slice()
+        && command == prompt::OPEN_BROWSER
+    {
+        return prompt::be_browser_opener(&url.to_string_lossy());
     }
     match Cli::try_parse_from(arguments) {
         Ok(cli) => run(&cli.command).unwrap_or_else(|error| output::failure(&error)),

@@ -55,6 +55,12 @@ pub enum Error {
         /// Who ended it and how.
         what: String,
     },
+    /// A step-up needs a person, and nobody is there.
+    #[error("a step-up is needed, and nobody is here to sign in: run kubectl stepup elevate in a terminal")]
+    NobodyThere,
+    /// The challenges were answered, or lapsed, while we waited for our turn.
+    #[error("the step-up was answered by another command meanwhile, or has lapsed")]
+    Overtaken,
     /// stepup-server understood and said no.
     #[error("stepup-server refused: {}", refusal(.0))]
     Refused(TokenError),
@@ -86,7 +92,7 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::NotSignedIn { .. } => 3,
-            Self::Declined { .. } => 4,
+            Self::Declined { .. } | Self::NobodyThere | Self::Overtaken => 4,
             Self::Refused(_) => 5,
             Self::Provider { .. } => 6,
             Self::Server { .. } => 7,

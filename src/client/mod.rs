@@ -11,6 +11,7 @@ pub mod cli;
 pub mod commands;
 pub mod error;
 pub mod get_token;
+pub mod http;
 pub mod idp;
 pub mod kubeconfig;
 pub mod lock;
@@ -22,6 +23,7 @@ pub mod prompt;
 pub mod resource;
 pub mod secrets;
 pub mod session;
+pub mod sign_in;
 pub mod step_up;
 
 /// Reads the clock. Only flows that wait for somebody take one; everything else is told what time it is.

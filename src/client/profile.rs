@@ -12,6 +12,7 @@ use url::Url;
 use crate::client::cache;
 use crate::client::error::Error;
 use crate::client::paths::{Files, Paths};
+use crate::client::session;
 use crate::secret::Secret;
 
 /// The version of the file that this program writes, and the newest that it reads.
@@ -142,15 +143,17 @@ impl Profile {
             )));
         }
         profile.check().map_err(bad)?;
-        profile.files = files;
+        profile.files = files.settled(name.as_str());
         profile.name.clone_from(&name.0);
         Ok(profile)
     }
 
-    /// Checks and writes the profile (0600: there may be a client secret in it).
+    /// Checks and writes the profile (0600: there may be a client secret in it). A session that it no longer fits is
+    /// forgotten.
     pub fn save(&self) -> Result<(), Error> {
         self.check().map_err(Error::Usage)?;
-        cache::write_pretty(self.files.settings(), self)
+        cache::write_pretty(self.files.settings(), self)?;
+        session::fit(self)
     }
 
     /// Names of all profiles there are, sorted.
@@ -164,9 +167,9 @@ impl Profile {
 
     /// Whether all of it makes sense.
     pub fn check(&self) -> Result<(), String> {
-        secure_url("issuer", &self.issuer)?;
+        base_url("issuer", &self.issuer)?;
         if let Some(server) = &self.server {
-            secure_url("server.url", &server.url)?;
+            base_url("server.url", &server.url)?;
         }
         if self.client_id.is_empty() {
             return Err("clientId is empty".to_owned());
@@ -176,8 +179,7 @@ impl Profile {
 }
 
 /// Tokens go to this URL: https, or http to this very machine (for tests and sidecars).
-fn secure_url(what: &str, text: &str) -> Result<(), String> {
-    let url = Url::parse(text).map_err(|error| format!("{what} {text:?} is not a URL: {error}"))?;
+pub fn secure_url(what: &str, url: &Url) -> Result<(), String> {
     let is_loopback = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -187,8 +189,15 @@ fn secure_url(what: &str, text: &str) -> Result<(), String> {
     match url.scheme() {
         "https" => {}
         "http" if is_loopback => {}
-        _ => return Err(format!("{what} {text:?} must start with https://")),
+        _ => return Err(format!("{what} {url} must start with https://")),
     }
+    Ok(())
+}
+
+/// A base URL that people type: secure, and nothing but scheme, host and path.
+fn base_url(what: &str, text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|error| format!("{what} {text:?} is not a URL: {error}"))?;
+    secure_url(what, &url)?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err(format!("{what} must be a plain URL, without user, query or fragment"));
     }

@@ -1,11 +1,34 @@
-//! Where the refresh token is kept: the OS keyring, or a 0600 file where there is none.
+//! Where the refresh token is kept: the OS keyring, or a 0600 file where there is none (servers, WSL, containers).
+//!
+//! Only called under the session lock, so that two processes never create the same keyring item (Azure/kubelogin#740).
 
+use std::env;
 use std::fmt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use keyring::Entry;
+use serde::{Deserialize, Serialize};
+
+use crate::client::cache;
+use crate::client::error::Error;
+use crate::client::output;
+use crate::client::paths;
 use crate::client::profile::Profile;
+use crate::secret::Secret;
+
+/// Environment variable that says where to keep new refresh tokens: `keyring` or `file`.
+pub const WHERE: &str = "KUBECTL_STEPUP_SECRETS";
+
+const SERVICE: &str = "kubectl-stepup";
+/// A keyring that is locked asks the person to unlock it, who may not be there.
+const PATIENCE: Duration = Duration::from_secs(30);
+const REMEMBERED: &str = "secrets.json";
+const FILE: &str = "refresh-token";
 
 /// Where a secret is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// The OS keyring: Secret Service, Keychain or Credential Manager.
@@ -23,8 +46,134 @@ impl fmt::Display for Place {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    place: Place,
+}
+
 /// Where this profile's refresh token is kept, as far as we remember; touches no keyring.
 pub fn place(profile: &Profile) -> Option<Place> {
-    let _ = profile;
-    None
+    cache::read::<Remembered>(&profile.files.state(REMEMBERED)).map(|remembered| remembered.place)
+}
+
+/// The refresh token, if there is one.
+pub fn load(profile: &Profile) -> Result<Option<Secret>, Error> {
+    match place(profile) {
+        Some(Place::Keyring) => with_entry(profile, |entry| match entry.get_secret() {
+            Ok(bytes) => Ok(String::from_utf8(bytes).ok().map(Secret::new)),
+            Err(keyring::Error::NoEntry) => Ok(None),
+            Err(error) => Err(plain(&error)),
+        })
+        .map_err(|problem| Error::Failed(format!("cannot read the OS keyring: {problem}"))),
+        Some(Place::File) | None => Ok(cache::read(&profile.files.state(FILE))),
+    }
+}
+
+/// Keeps the refresh token, and says where when that changes.
+pub fn store(profile: &Profile, token: &Secret) -> Result<Place, Error> {
+    let before = place(profile);
+    let wanted = match (before, env::var(WHERE).as_deref()) {
+        (_, Ok("file")) => Place::File,
+        (_, Ok("keyring")) | (None | Some(Place::Keyring), _) => Place::Keyring,
+        (Some(Place::File), _) => Place::File,
+    };
+    let bytes = Secret::clone(token);
+    let kept = match wanted {
+        Place::File => None,
+        Place::Keyring => Some(with_entry(profile, move |entry| {
+            // As bytes: on Windows the text would be stored in UTF-16, of which only 1280 units fit.
+            entry.set_secret(bytes.expose().as_bytes()).map_err(|error| plain(&error))
+        })),
+    };
+    let place = match kept {
+        Some(Ok(())) => {
+            cache::remove(&profile.files.state(FILE))?;
+            Place::Keyring
+        }
+        Some(Err(problem)) => {
+            cache::write(&profile.files.state(FILE), token)?;
+            let file = profile.files.state(FILE);
+            output::note(format_args!(
+                "kubectl-stepup: no OS keyring here ({problem}): the refresh token is kept in {} (0600)",
+                file.display()
+            ));
+            Place::File
+        }
+        None => {
+            cache::write(&profile.files.state(FILE), token)?;
+            Place::File
+        }
+    };
+    if before != Some(place) {
+        cache::write(&profile.files.state(REMEMBERED), &Remembered { place })?;
+    }
+    Ok(place)
+}
+
+/// Forgets the refresh token.
+pub fn forget(profile: &Profile) -> Result<(), Error> {
+    cache::remove(&profile.files.state(FILE))?;
+    if place(profile) == Some(Place::Keyring) {
+        with_entry(profile, |entry| match entry.delete_credential() {
+            Ok(()) | Err(keyring::Error::NoEntry) => Ok(()),
+            Err(error) => Err(plain(&error)),
+        })
+        .map_err(|problem| Error::Failed(format!("cannot delete from the OS keyring: {problem}")))?;
+    }
+    Ok(())
+}
+
+/// Does something with the profile's keyring item, in a thread of its own: a keyring that waits for somebody to unlock
+/// it must not hold us for ever.
+fn with_entry<T: Send + 'static>(
+    profile: &Profile,
+    act: impl FnOnce(&Entry) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let user = match env::var(paths::HOME) {
+        // Two homes may hold profiles of one name.
+        Ok(home) if !home.is_empty() => format!("{} in {home}", profile.name),
+        _ => profile.name.clone(),
+    };
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let done = match Entry::store_status() {
+            Ok(()) => Entry::new(SERVICE, &user).map_err(|error| plain(&error)).and_then(|entry| act(&entry)),
+            Err(error) => Err(plain(error)),
+        };
+        let _ = sender.send(done);
+    });
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it does not answer: is it locked?".to_owned()))
+}
+
+/// The error without its payload: some variants carry the secret that would not fit.
+fn plain(error: &keyring::Error) -> String {
+    match error {
+        keyring::Error::BadEncoding(_) | keyring::Error::BadDataFormat(..) => "what it holds makes no sense".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::paths::Paths;
+
+    use super::*;
+
+    #[test]
+    fn a_token_goes_where_it_was_kept_before_and_comes_back() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = Profile::new(&Paths::under(home.path()), &"p".parse().unwrap(), "https://idp", "k");
+        cache::write(&profile.files.state(REMEMBERED), &Remembered { place: Place::File }).unwrap();
+        assert_eq!(load(&profile).unwrap(), None);
+        assert_eq!(store(&profile, &Secret::new("r1")).unwrap(), Place::File);
+        assert_eq!(load(&profile).unwrap(), Some(Secret::new("r1")));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(profile.files.state(FILE)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        forget(&profile).unwrap();
+        assert_eq!(load(&profile).unwrap(), None);
+    }
 }

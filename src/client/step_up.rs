@@ -1,10 +1,28 @@
 //! From challenges to an elevated token.
 
-use crate::client::Clock;
-use crate::client::cache::Elevated;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::client::api::Server;
+use crate::client::cache::{self, Elevated, SignIn};
 use crate::client::error::Error;
+use crate::client::idp::{Ask, Provider};
+use crate::client::lock::Lock;
+use crate::client::parent::{Asker, Scope};
 use crate::client::profile::Profile;
-use crate::wire::challenge::Challenge;
+use crate::client::prompt::{self, Interrupt, Screen};
+use crate::client::sign_in::sign_in;
+use crate::client::{Clock, output, session};
+use crate::wire::challenge::{Challenge, DeclineCause, ReasonRule};
+use crate::wire::token::{GRANT_TYPE, ID_TOKEN_TYPE, TokenError, TokenRequest};
+
+/// A kept sign-in must be good for this many seconds more, or the exchange might come too late.
+const MARGIN: i64 = 5;
+/// How often a person may try to give a reason that the server accepts.
+const REASONS: usize = 3;
+/// The server carries no more grants than this along in one token.
+const MOST_CARRIED: usize = 16;
 
 /// How to take challenges up.
 #[derive(Clone, Debug)]
@@ -38,6 +56,266 @@ pub fn take_up(
     options: &StepUpOptions,
     clock: Clock,
 ) -> Result<Elevated, Error> {
-    let _ = (profile, challenges, options, clock);
-    Err(Error::Failed("not built yet".to_owned()))
+    let since = clock();
+    let session = session::current(profile, clock)?;
+    let server = Server::new(profile, &session.base_token)?;
+    let turn = my_turn(profile, options)?;
+    let mut challenges = challenges.to_vec();
+    if turn.waited {
+        let pending = server.challenges()?.challenges;
+        challenges.retain(|challenge| pending.iter().any(|other| other.id == challenge.id));
+    }
+    if challenges.is_empty() {
+        return Err(Error::Overtaken);
+    }
+    let story =
+        Story { profile, server: &server, challenges: &challenges, options, asker: Asker::find(), since, clock };
+    let outcome = story.run();
+    if let Err(error) = &outcome {
+        story.tell(error);
+    }
+    outcome
+}
+
+/// One prompt at a time for each person and cluster (invariant 8). A lock of its own: whoever needs no step-up must not
+/// wait for somebody's sign-in.
+fn my_turn(profile: &Profile, options: &StepUpOptions) -> Result<Lock, Error> {
+    let announce = options.interactive.then_some("the step-up of another command");
+    Lock::take(&profile.files.state("step-up.lock"), prompt::PATIENCE + Duration::from_secs(30), announce)
+}
+
+/// One step-up.
+struct Story<'a> {
+    profile: &'a Profile,
+    server: &'a Server,
+    challenges: &'a [Challenge],
+    options: &'a StepUpOptions,
+    asker: Option<Asker>,
+    since: DateTime<Utc>,
+    clock: Clock,
+}
+
+impl Story<'_> {
+    fn run(&self) -> Result<Elevated, Error> {
+        let demand = Demand::of(self.challenges);
+        let mut reason = self.options.reason.clone();
+        if let Some(kept) = self.kept_sign_in(&demand) {
+            reason = self.reason(&demand, reason)?;
+            match self.exchange(&kept, &demand, reason.as_mut()) {
+                // The server knows better how fresh it is, and may have been told other keys or levels meanwhile.
+                Err(Error::Refused(refusal)) if wants_fresh_sign_in(&refusal) => {}
+                outcome => return outcome,
+            }
+        }
+        if !self.options.interactive {
+            return Err(Error::NobodyThere);
+        }
+        prompt::may_prompt(self.profile, self.since, (self.clock)())?;
+        let outcome = self.fresh_sign_in(&demand, &mut reason);
+        prompt::remember(self.profile, &outcome, (self.clock)());
+        match self.exchange(&outcome?, &demand, reason.as_mut()) {
+            Err(Error::Refused(refusal)) if refusal.error == "insufficient_user_authentication" => {
+                Err(Error::Declined { cause: DeclineCause::TooWeak, what: too_weak(&refusal) })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The sign-in of this terminal, if it will do.
+    fn kept_sign_in(&self, demand: &Demand) -> Option<SignIn> {
+        let kept = cache::sign_in(&self.profile.files, &self.asker?.terminal_or_parent())?;
+        demand.is_met_by(&kept, (self.clock)()).then_some(kept)
+    }
+
+    /// Shows what is asked for, and takes the person through the sign-in.
+    fn fresh_sign_in(&self, demand: &Demand, reason: &mut Option<String>) -> Result<SignIn, Error> {
+        let settings = &self.profile.step_up;
+        let provider = Provider::discover(self.profile, settings.client_id.as_deref())?;
+        let screen = Screen::open();
+        prompt::show_challenges(&screen, self.challenges, reason.as_deref());
+        *reason = self.reason(demand, reason.take())?;
+        let ask = Ask {
+            scopes: settings.scopes.clone(),
+            acr_values: demand.acr_values.clone(),
+            max_age: demand.max_age,
+            login_hint: self.profile.login_hint.clone(),
+        };
+        let tokens = sign_in(&provider, &ask, settings.flow, self.profile.open_browser, &screen, self.clock)?;
+        let fresh = SignIn {
+            id_token: tokens.id_token,
+            acr: tokens.acr,
+            auth_time: tokens.auth_time.map(|time| time.timestamp()),
+            expires_at: tokens.expires_at.timestamp(),
+        };
+        if let Some(asker) = self.asker {
+            complain(cache::keep_sign_in(&self.profile.files, &asker.terminal_or_parent(), &fresh));
+        }
+        Ok(fresh)
+    }
+
+    /// The reason, asked for when a rule demands one and none was given.
+    fn reason(&self, demand: &Demand, given: Option<String>) -> Result<Option<String>, Error> {
+        match (given, &demand.reason) {
+            (Some(reason), _) => Ok(Some(reason)),
+            (None, None) => Ok(None),
+            (None, Some(rule)) if !self.options.interactive => Err(prompt::no_reason(rule)),
+            (None, Some(rule)) => prompt::ask_reason(&Screen::open(), &Interrupt::listen(), rule, None).map(Some),
+        }
+    }
+
+    /// Exchanges the sign-in for one elevated token that carries all grants: those of `challenges`, and those that this
+    /// scope holds already.
+    fn exchange(&self, sign_in: &SignIn, demand: &Demand, mut reason: Option<&mut String>) -> Result<Elevated, Error> {
+        let scope = self.scope();
+        let mut carry: Vec<String> = Vec::new();
+        for held in self.visible_scopes().flat_map(|scope| cache::elevated(&self.profile.files, &scope, (self.clock)()))
+        {
+            carry.extend([held.grant.id].into_iter().chain(held.carries));
+        }
+        let mut last = None;
+        for challenge in self.challenges {
+            carry.truncate(MOST_CARRIED);
+            let response = self.accepted(sign_in, challenge, demand, reason.as_deref_mut(), &carry)?;
+            let now = (self.clock)();
+            let life = TimeDelta::try_seconds(i64::try_from(response.expires_in).unwrap_or(0)).unwrap_or_default();
+            let elevated = Elevated {
+                token: response.access_token,
+                expires_at: (now + life).timestamp(),
+                carries: carry.clone(),
+                grant: response.grant,
+            };
+            if let Some(scope) = &scope {
+                complain(cache::keep_elevated(&self.profile.files, scope, &elevated, now));
+            }
+            carry.insert(0, elevated.grant.id.clone());
+            last = Some(elevated);
+        }
+        last.ok_or(Error::Overtaken)
+    }
+
+    /// One exchange, again with another reason while the server finds fault with just that.
+    fn accepted(
+        &self,
+        sign_in: &SignIn,
+        challenge: &Challenge,
+        demand: &Demand,
+        mut reason: Option<&mut String>,
+        carry: &[String],
+    ) -> Result<crate::wire::token::TokenResponse, Error> {
+        let mut tries = REASONS;
+        loop {
+            let request = TokenRequest {
+                grant_type: GRANT_TYPE.to_owned(),
+                subject_token: sign_in.id_token.clone(),
+                subject_token_type: ID_TOKEN_TYPE.to_owned(),
+                challenge: Some(challenge.id.clone()),
+                authorization_details: None,
+                reason: reason.as_deref().cloned(),
+                ttl: self.options.ttl,
+                carry: (!carry.is_empty()).then(|| carry.join(" ")),
+            };
+            tries -= 1;
+            match (self.server.exchange(&request), &mut reason, &demand.reason) {
+                (Err(Error::Refused(refusal)), Some(reason), Some(rule))
+                    if is_about_reason(&refusal) && self.options.interactive && tries > 0 =>
+                {
+                    let again = Some(refusal.error_description.as_str());
+                    **reason = prompt::ask_reason(&Screen::open(), &Interrupt::listen(), rule, again)?;
+                }
+                (outcome, ..) => return outcome,
+            }
+        }
+    }
+
+    /// Who may use the token; `None`: only who asked for it now.
+    fn scope(&self) -> Option<Scope> {
+        match self.options.bind {
+            Bind::Anyone => Some(Scope::Anyone),
+            Bind::Terminal => self.asker.map(|asker| asker.terminal_or_parent()),
+            Bind::Parent => self.asker.map(|asker| Scope::Process(asker.process)),
+        }
+    }
+
+    /// Scopes whose grants a token of this scope may carry: its own, and those that are wider.
+    fn visible_scopes(&self) -> impl Iterator<Item = Scope> {
+        let surroundings = self.asker.into_iter().flat_map(|asker| asker.surroundings().collect::<Vec<_>>());
+        let own = match self.options.bind {
+            Bind::Anyone => None,
+            Bind::Terminal | Bind::Parent => self.scope(),
+        };
+        let bind = self.options.bind;
+        let wider = surroundings.filter(move |scope| match bind {
+            Bind::Parent => true,
+            Bind::Terminal | Bind::Anyone => *scope == Scope::Anyone,
+        });
+        own.into_iter().chain(wider)
+    }
+
+    /// Tells the server why nothing came of it, so that the command's next try is answered with a 403 that says so.
+    fn tell(&self, error: &Error) {
+        let cause = match error {
+            Error::Declined { cause, .. } => *cause,
+            Error::Provider { .. } => DeclineCause::ProviderFailed,
+            _ => return,
+        };
+        for challenge in self.challenges {
+            complain(self.server.decline(&challenge.id, cause));
+        }
+    }
+}
+
+/// What one sign-in must be like to answer all challenges.
+#[derive(Debug, PartialEq, Eq)]
+struct Demand {
+    acr_values: Vec<String>,
+    max_age: Option<u64>,
+    reason: Option<ReasonRule>,
+}
+
+impl Demand {
+    fn of(challenges: &[Challenge]) -> Self {
+        let mut acr_values = challenges.first().map(|first| first.acr_values.clone()).unwrap_or_default();
+        for challenge in challenges {
+            acr_values.retain(|acr| challenge.acr_values.contains(acr));
+        }
+        if acr_values.is_empty() {
+            // Nothing answers all: let the provider see every wish, and the server judge.
+            acr_values = challenges.iter().flat_map(|challenge| challenge.acr_values.iter().cloned()).collect();
+        }
+        Self {
+            acr_values,
+            max_age: challenges.iter().filter_map(|challenge| challenge.max_age).min(),
+            reason: challenges.iter().find_map(|challenge| challenge.reason.clone()),
+        }
+    }
+
+    fn is_met_by(&self, sign_in: &SignIn, now: DateTime<Utc>) -> bool {
+        let now = now.timestamp() + MARGIN;
+        let is_fresh = |max_age: u64| {
+            let max_age = i64::try_from(max_age).unwrap_or(i64::MAX);
+            sign_in.auth_time.is_some_and(|auth_time| auth_time.saturating_add(max_age) > now)
+        };
+        sign_in.expires_at > now
+            && sign_in.acr.as_ref().is_some_and(|acr| self.acr_values.contains(acr))
+            && self.max_age.is_none_or(is_fresh)
+    }
+}
+
+fn wants_fresh_sign_in(refusal: &TokenError) -> bool {
+    matches!(refusal.error.as_str(), "insufficient_user_authentication" | "invalid_grant")
+}
+
+fn is_about_reason(refusal: &TokenError) -> bool {
+    refusal.error == "invalid_request" && refusal.error_description.contains("reason")
+}
+
+fn too_weak(refusal: &TokenError) -> String {
+    let needed = refusal.acr_values.as_deref().map_or(String::new(), |acr| format!(" (needed: {acr})"));
+    format!("the sign-in was not enough: {}{needed}", refusal.error_description)
+}
+
+fn complain(outcome: Result<(), Error>) {
+    if let Err(error) = outcome {
+        output::note(format_args!("kubectl-stepup: {error}"));
+    }
 }

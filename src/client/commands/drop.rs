@@ -8,6 +8,7 @@ use super::{Chosen, server};
 use crate::client::cache::{self, Elevated};
 use crate::client::cli::Drop;
 use crate::client::error::Error;
+use crate::client::parent::Asker;
 use crate::client::{Clock, output};
 
 /// Revokes grants on the server and forgets their tokens here. What is here is forgotten even if the server is away.
@@ -72,7 +73,7 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
 
 /// The scope that `elevate` binds to from here, as the cache calls it.
 fn here() -> Option<String> {
-    None
+    Asker::find().map(|asker| asker.terminal_or_parent().file_name())
 }
 
 /// The grant of a token, and those that it carries.
