@@ -20,7 +20,7 @@ struct GoModule {
     go_sum: &'static str,
     tools_go: &'static str,
     programs: &'static [(&'static str, &'static str)],
-    /// Variables that the linker sets; `{version}` is the module's version, `{minor}` its second number.
+    /// What the linker is told, the version among it: a build from the module cache has none otherwise.
     link: &'static str,
 }
 
@@ -41,6 +41,16 @@ const CONTROL_PLANE: GoModule = GoModule {
            -X k8s.io/component-base/version.gitMinor=37",
 };
 
+const HELM: GoModule = GoModule {
+    directory: "helm",
+    version: "v3.22.0",
+    go_mod: include_str!("../helm/go.mod"),
+    go_sum: include_str!("../helm/go.sum"),
+    tools_go: include_str!("../helm/tools.go"),
+    programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
+    link: "-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0",
+};
+
 /// The provider's files, as `npm ci` needs them.
 const PROVIDER: [(&str, &str); 8] = [
     (".npmrc", include_str!("../oidc-provider/.npmrc")),
@@ -56,6 +66,11 @@ const PROVIDER: [(&str, &str); 8] = [
 /// Directory with etcd, kube-apiserver, kube-controller-manager and kubectl, built now if they are not there.
 pub fn control_plane() -> Result<PathBuf> {
     CONTROL_PLANE.build()
+}
+
+/// Directory with helm, built now if it is not there.
+pub fn helm() -> Result<PathBuf> {
+    HELM.build()
 }
 
 /// Directory with the identity provider, installed now if it is not there.

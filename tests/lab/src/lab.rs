@@ -87,6 +87,11 @@ impl Lab {
         Ok(Outcome::of(&mut command)?.succeeded().with_context(|| format!("kubectl {}", arguments.join(" ")))?.stdout)
     }
 
+    /// Puts `helm` into everybody's `PATH`.
+    pub fn install_helm(&self) -> Result<()> {
+        self.plan.install_helm()
+    }
+
     /// Where its files are.
     pub fn directory(&self) -> &Path {
         &self.plan.directory

@@ -31,7 +31,8 @@ mod until_render;
 /// Builds what the lab needs from other projects, once; later calls find it in the user's cache.
 pub fn prepare() -> anyhow::Result<()> {
     binaries::control_plane()?;
-    binaries::provider().map(drop)
+    binaries::provider()?;
+    binaries::helm().map(drop)
 }
 
 pub use lab::Lab;

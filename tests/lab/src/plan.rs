@@ -108,6 +108,11 @@ impl Plan {
         self.file("kubeconfig/admin.yaml")
     }
 
+    /// Puts helm beside kubectl.
+    pub(crate) fn install_helm(&self) -> Result<()> {
+        link(&binaries::helm()?.join("helm"), &self.program("helm"))
+    }
+
     /// The people's `PATH`: kubectl finds its plugin there.
     fn fill_bin(&self) -> Result<()> {
         for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"] {
