@@ -97,10 +97,13 @@ impl Plan {
         })
     }
 
-    /// Applies the lab's roles, and the webhook configuration.
+    /// Applies the lab's roles, and what `render` wrote to be applied.
     pub(crate) fn apply_objects(&self) -> Result<()> {
         self.apply(&roles().to_string())?;
-        self.apply(&fs::read_to_string(self.file("rendered/validating-webhook.yaml"))?)
+        for rendered in ["rendered/rbac.yaml", "rendered/validating-webhook.yaml"] {
+            self.apply(&fs::read_to_string(self.file(rendered))?)?;
+        }
+        Ok(())
     }
 
     fn apply(&self, manifest: &str) -> Result<()> {
@@ -192,8 +195,6 @@ fn roles() -> Value {
         "items": [
             developer,
             binding("lab-developers", "lab-developer", "developers"),
-            // Whoever assumes the role for ten minutes has it for ten minutes.
-            binding("lab-assumed-cluster-admin", "cluster-admin", "stepup:cluster-admin"),
         ],
     })
 }

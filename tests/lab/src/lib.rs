@@ -26,7 +26,6 @@ pub mod suite;
 pub mod terminal;
 mod tools;
 mod totp;
-mod until_render;
 
 /// Builds what the lab needs from other projects, once; later calls find it in the user's cache.
 pub fn prepare() -> anyhow::Result<()> {

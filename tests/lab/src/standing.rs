@@ -60,19 +60,11 @@ pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
     let tie = Tie::Detached;
     ensure("etcd", &|| plan.start_etcd(tie))?;
     ensure("oidc-provider", &|| plan.start_provider(tie))?;
-    let only_cluster = std::env::var_os("LAB_ONLY_CLUSTER").is_some();
-    if only_cluster {
-        plan.write_rendered_by_hand()?;
-    } else {
-        ensure("stepup-server", &|| plan.start_stepup_server(tie))?;
-        plan.render()?;
-    }
+    ensure("stepup-server", &|| plan.start_stepup_server(tie))?;
+    plan.render()?;
     ensure("kube-apiserver", &|| plan.start_api_server(tie))?;
     ensure("kube-controller-manager", &|| plan.start_controller_manager(tie))?;
     plan.apply_objects()?;
-    if only_cluster {
-        return Ok(Up { started });
-    }
     let people = set_up_people(&plan)?;
     write(&directory.join("env"), &env_file(&plan, &people))?;
     Ok(Up { started })
