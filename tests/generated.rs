@@ -40,7 +40,9 @@ fn man_pages_are_up_to_date() {
 
 #[cfg(feature = "server")]
 fn server_pages() -> Vec<(String, Vec<u8>)> {
-    Vec::new()
+    use clap::CommandFactory as _;
+
+    pages(stepup::server::cli::Cli::command())
 }
 
 /// The page of a program and those of its subcommands.
