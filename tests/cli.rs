@@ -263,7 +263,7 @@ fn dry_run_shows_the_change_without_secrets_and_makes_none() {
     let home = Home::new().with_kubeconfig(before);
     fs::write(home.path("secret"), "shh-client-secret\n").unwrap();
     let run = home.setup("--client-secret-file secret --dry-run").ok();
-    let added: String = ENTRY.lines().map(|line| format!("+{line}\n")).collect();
+    let added = format!("+{}\n", ENTRY.trim_end().replace('\n', "\n+"));
     assert!(run.stdout.ends_with(&format!(" - name: bob\n   user:\n     token: ***\n{added}")), "{}", run.stdout);
     assert!(!run.stdout.contains("hush") && !run.stdout.contains("shh-client-secret"), "{}", run.stdout);
     assert_eq!(home.read_kubeconfig(), before);

@@ -6,19 +6,29 @@ use chrono::{DateTime, Utc};
 
 use super::{Chosen, duration, plain, server, until};
 use crate::action::Action;
-use crate::client::cache::Elevated;
+use crate::client::cache::{self, Elevated};
 use crate::client::cli::Elevate;
 use crate::client::error::Error;
+use crate::client::parent::{self, Asker};
+use crate::client::profile::Profile;
 use crate::client::resource::{self, Scope};
+use crate::client::session::{self, LoginOptions};
 use crate::client::step_up::{self, Bind, StepUpOptions};
-use crate::client::{Clock, output};
+use crate::client::{Clock, output, prompt};
 use crate::wire::challenge::Challenge;
 
 /// Steps up: for the newest challenge, or for the actions that were named.
 pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
     let chosen = Chosen::find(&args.target)?;
     let actions = if args.what.is_empty() { None } else { Some(named_actions(args, &chosen)?) };
-    let (_, server) = server(&chosen.profile, clock)?;
+    let profile = &chosen.profile;
+    let (_, server) = match server(profile, clock) {
+        Err(Error::NotSignedIn { .. }) if prompt::person_is_there() => {
+            session::login(profile, LoginOptions::default(), clock)?;
+            server(profile, clock)?
+        }
+        other => other?,
+    };
     let challenges = match &actions {
         None => newest(server.challenges()?.challenges)?,
         Some(actions) => {
@@ -26,19 +36,21 @@ pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
             for action in &answer.unprotected {
                 output::line(format_args!("No step-up is needed to {}.", plain(&action.to_string())));
             }
-            if answer.challenges.is_empty() {
+            let open = not_yet_granted(answer.challenges, profile, clock());
+            if open.is_empty() {
                 return Ok(ExitCode::SUCCESS);
             }
-            answer.challenges
+            open
         }
     };
     let options = StepUpOptions {
         reason: args.reason.clone(),
         ttl: args.ttl,
         bind: if args.share { Bind::Anyone } else { Bind::Terminal },
-        interactive: true,
+        // Somebody typed this: it is no background caller, whatever its terminal looks like.
+        interactive: std::env::var_os(prompt::WHEN).is_none_or(|when| when != "never"),
     };
-    let elevated = step_up::take_up(&chosen.profile, &challenges, &options, clock)?;
+    let elevated = step_up::take_up(profile, &challenges, &options, clock)?;
     for line in report(&elevated, args.share, clock()) {
         output::line(line);
     }
@@ -57,6 +69,25 @@ fn named_actions(args: &Elevate, chosen: &Chosen) -> Result<Vec<Action>, Error> 
     let actions = resource::actions(&args.what, args.subresource.as_deref(), scope);
     let checked = |action: Action| action.checked().map_err(|error| Error::Usage(error.to_string()));
     actions.map_err(|error| Error::Usage(error.to_string()))?.into_iter().map(checked).collect()
+}
+
+/// The challenges that no token here answers already; says so about the others.
+fn not_yet_granted(challenges: Vec<Challenge>, profile: &Profile, now: DateTime<Utc>) -> Vec<Challenge> {
+    let scopes = Asker::find().map(|asker| asker.terminal_or_parent()).into_iter().chain([parent::Scope::Anyone]);
+    let held: Vec<Elevated> = scopes.flat_map(|scope| cache::elevated(&profile.files, &scope, now)).collect();
+    let carries = |elevated: &&Elevated, id: &String| elevated.grant.id == *id || elevated.carries.contains(id);
+    let mut open = Vec::new();
+    for challenge in challenges {
+        let answered = challenge.covered_by.as_ref().and_then(|id| held.iter().find(|held| carries(held, id)));
+        match answered {
+            Some(elevated) => {
+                let left = duration(elevated.expires_at - now.timestamp());
+                output::line(format_args!("Granted already, for {left} more: {}", described(&challenge)));
+            }
+            None => open.push(challenge),
+        }
+    }
+    open
 }
 
 /// The newest of the pending challenges; the others are shown.
