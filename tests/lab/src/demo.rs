@@ -1,6 +1,5 @@
 //! `make demo`: the project's story on one screen, and an error if any of it is not so.
 
-use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Stdio;
@@ -85,7 +84,7 @@ impl Story<'_> {
             let mut command = self.alice.command(words[0]);
             command.args(&words[1..]).stdin(Stdio::inherit()).status()?
         } else {
-            let terminal = Terminal::run_showing(Path::new(OsStr::new(words[0])), true, |command| {
+            let terminal = Terminal::run_shown(Path::new(words[0]), |command| {
                 self.alice.arrange(command);
                 command.args(&words[1..]);
             })?;

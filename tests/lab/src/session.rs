@@ -127,10 +127,8 @@ impl Session {
     }
 
     pub(crate) fn arrange(&self, command: &mut Command) {
-        // The developer's own sign-ins, cluster and keyring are not this person's.
-        for name in
-            ["DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "DISPLAY", "WAYLAND_DISPLAY", "KUBERNETES_EXEC_INFO"]
-        {
+        // The developer's own screen is not this person's.
+        for name in ["DISPLAY", "WAYLAND_DISPLAY", "KUBERNETES_EXEC_INFO"] {
             command.env_remove(name);
         }
         command.env("HOME", &self.home).envs(self.environment.iter().cloned()).current_dir(&self.home);
@@ -176,6 +174,8 @@ pub(crate) fn environment(plan: &Plan, name: &str, home: &Path, kubeconfig: &Pat
         ("KUBECONFIG".into(), kubeconfig.into()),
         ("KUBECACHEDIR".into(), home.join("kubectl-cache").into()),
         ("KUBECTL_STEPUP_HOME".into(), home.into()),
+        // No keyring: the developer's own is not this person's.
+        ("DBUS_SESSION_BUS_ADDRESS".into(), "unix:path=/nonexistent".into()),
         // Somebody is always there: the lab's browser.
         ("KUBECTL_STEPUP_PROMPT".into(), "always".into()),
         ("BROWSER".into(), plan.program("lab-browser").into()),

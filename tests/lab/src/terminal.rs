@@ -1,7 +1,7 @@
 //! Programs on a pseudo-terminal: what a person would see, and what a person would type.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -43,11 +43,15 @@ struct Output {
 impl Terminal {
     /// Runs `program`; `arrange` adds arguments and environment.
     pub fn run(program: &Path, arrange: impl FnOnce(&mut Command)) -> Result<Self> {
-        Self::run_showing(program, false, arrange)
+        Self::start(program, Show::Nothing, arrange)
     }
 
-    /// The same; with `show`, everything also appears on standard output.
-    pub fn run_showing(program: &Path, show: bool, arrange: impl FnOnce(&mut Command)) -> Result<Self> {
+    /// The same, and everything also appears on standard output: as it is if that is a terminal, in plain lines if not.
+    pub fn run_shown(program: &Path, arrange: impl FnOnce(&mut Command)) -> Result<Self> {
+        Self::start(program, if io::stdout().is_terminal() { Show::Raw } else { Show::Lines }, arrange)
+    }
+
+    fn start(program: &Path, show: Show, arrange: impl FnOnce(&mut Command)) -> Result<Self> {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
         grantpt(&controller)?;
         unlockpt(&controller)?;
@@ -83,27 +87,27 @@ impl Terminal {
         Ok(self.keyboard.write_all(b"\x03")?)
     }
 
-    /// Waits until `text` appears after what earlier calls waited for; gives everything seen so far.
-    pub fn expect(&mut self, text: &str, limit: Duration) -> Result<String> {
+    /// Waits until `text` appears after what earlier calls waited for.
+    pub fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let mut output = self.seen.output.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(at) = output.text[output.passed..].find(text) {
                 output.passed += at + text.len();
-                return Ok(output.text.clone());
+                return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if output.ended || left.is_zero() {
                 let how = if output.ended { "the program ended" } else { "time is up" };
-                bail!("{how}, and {text:?} did not appear in:\n{}", output.text);
+                bail!("{how}, and {text:?} did not appear in:\n{}", standing_text(&output.text));
             }
             (output, _) = self.seen.changed.wait_timeout(output, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Everything seen so far, with plain line ends.
+    /// Everything seen so far, as it is left standing on the screen: without escape sequences and what was overwritten.
     pub fn text(&self) -> String {
-        self.seen.output.lock().unwrap_or_else(PoisonError::into_inner).text.clone()
+        standing_text(&self.seen.output.lock().unwrap_or_else(PoisonError::into_inner).text)
     }
 
     /// Number of the process that leads the session.
@@ -148,24 +152,72 @@ impl Drop for Terminal {
     }
 }
 
-fn read_all(mut screen: File, seen: &Seen, show: bool) {
+/// What of a terminal appears on standard output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Nothing,
+    Raw,
+    Lines,
+}
+
+fn read_all(mut screen: File, seen: &Seen, show: Show) {
     let mut buffer = [0; 4096];
     let mut pending = Vec::new();
+    let mut line = String::new();
     // Linux ends a terminal that nobody has open any more with EIO, not with an end of file.
     while let Ok(length @ 1..) = screen.read(&mut buffer) {
         pending.extend_from_slice(&buffer[..length]);
         let whole = pending.len() - incomplete_utf8(&pending);
-        let text = String::from_utf8_lossy(&pending[..whole]).replace('\r', "");
+        let text = String::from_utf8_lossy(&pending[..whole]).into_owned();
         pending.drain(..whole);
-        if show {
-            let mut stdout = std::io::stdout();
-            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        if show == Show::Raw {
+            print(&text);
+        } else if show == Show::Lines {
+            line.push_str(&text);
+            if let Some(end) = line.rfind('\n') {
+                print(&standing_text(&line[..=end]));
+                line.drain(..=end);
+            }
         }
         seen.output.lock().unwrap_or_else(PoisonError::into_inner).text.push_str(&text);
         seen.changed.notify_all();
     }
+    print(&standing_text(&line));
     seen.output.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
     seen.changed.notify_all();
+}
+
+/// A screen that is gone is no reason to stop watching.
+fn print(text: &str) {
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// What a terminal shows in the end of what was written to it, as far as programs of this kind go: escape sequences are
+/// left out, and a carriage return begins the line anew.
+fn standing_text(written: &str) -> String {
+    let mut text = String::new();
+    let mut line = String::new();
+    let mut characters = written.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\r' if characters.peek() != Some(&'\n') => line.clear(),
+            '\r' => {}
+            '\n' => {
+                text.push_str(&line);
+                text.push('\n');
+                line.clear();
+            }
+            '\x1b' => {
+                if characters.next_if_eq(&'[').is_some() {
+                    while characters.next_if(|c| !c.is_ascii_alphabetic()).is_some() {}
+                }
+                characters.next();
+            }
+            other => line.push(other),
+        }
+    }
+    text + &line
 }
 
 /// How many bytes at the end are the beginning of a character whose rest has yet to come.
@@ -173,5 +225,22 @@ fn incomplete_utf8(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => bytes.len() - error.valid_up_to(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_overwritten_does_not_stand() {
+        assert_eq!(standing_text("one\r\n\x1b[1mtw\x1b[0mo, 5 s\r\x1b[2Ktwo, 4 s\r\x1b[2Kthree\n"), "one\nthree\n");
+    }
+
+    #[test]
+    fn a_character_in_two_parts_waits_for_its_rest() {
+        let bytes = "é".as_bytes();
+        assert_eq!(incomplete_utf8(&bytes[..1]), 1);
+        assert_eq!(incomplete_utf8(bytes), 0);
     }
 }
