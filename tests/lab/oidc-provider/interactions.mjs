@@ -1,6 +1,6 @@
 // What happens between "sign in" and "signed in": password, one-time code, consent.
 import * as pages from './pages.mjs';
-import people from './people.json' with { type: 'json' };
+import { account } from './people.mjs';
 import { isValidCode } from './totp.mjs';
 
 /** Authentication context classes, weakest first. */
@@ -65,7 +65,7 @@ async function signIn({ uid, params }, form, res, finish) {
 
   if (form?.has('password')) {
     const username = form.get('username');
-    const person = Object.hasOwn(people, username) ? people[username] : undefined;
+    const person = account(username);
     if (person?.password !== form.get('password')) {
       return respond(res, 401, pages.password({ hint: username, error: 'Wrong username or password.', strong }));
     }
@@ -81,7 +81,7 @@ async function signIn({ uid, params }, form, res, finish) {
 
   if (form?.has('code') && awaitingCode.has(uid)) {
     const username = awaitingCode.get(uid);
-    if (!isValidCode(people[username].totpSecret, form.get('code'))) {
+    if (!isValidCode(account(username).totpSecret, form.get('code'))) {
       return respond(res, 401, pages.oneTimeCode({ error: 'Wrong code.' }));
     }
     return finish({ login: { accountId: username, acr: MULTI_FACTOR, amr: ['pwd', 'otp', 'mfa'] } });

@@ -8,7 +8,7 @@ import Provider, { interactionPolicy } from 'oidc-provider';
 
 import { handle, MULTI_FACTOR, needsSecondFactor, PASSWORD, respond } from './interactions.mjs';
 import * as pages from './pages.mjs';
-import people from './people.json' with { type: 'json' };
+import { account } from './people.mjs';
 
 const env = (name) => {
   const value = process.env[name];
@@ -61,7 +61,7 @@ const provider = new Provider(issuer, {
   },
   // Everything belongs in the ID token: the API server never asks the userinfo endpoint.
   conformIdTokenClaims: false,
-  findAccount: (_ctx, sub) => (Object.hasOwn(people, sub) ? {
+  findAccount: (_ctx, sub) => (account(sub) ? {
     accountId: sub,
     claims: async () => ({
       sub,
@@ -69,7 +69,7 @@ const provider = new Provider(issuer, {
       preferred_username: sub,
       email: `${sub}@example.test`,
       email_verified: true,
-      groups: people[sub].groups,
+      groups: account(sub).groups,
       // Ends up in the API server's `credential-id`, so that a challenge can be tied to this token.
       jti: randomUUID(),
     }),

@@ -52,13 +52,14 @@ const HELM: GoModule = GoModule {
 };
 
 /// The provider's files, as `npm ci` needs them.
-const PROVIDER: [(&str, &str); 8] = [
+const PROVIDER: [(&str, &str); 9] = [
     (".npmrc", include_str!("../oidc-provider/.npmrc")),
     ("package.json", include_str!("../oidc-provider/package.json")),
     ("package-lock.json", include_str!("../oidc-provider/package-lock.json")),
     ("interactions.mjs", include_str!("../oidc-provider/interactions.mjs")),
     ("pages.mjs", include_str!("../oidc-provider/pages.mjs")),
     ("people.json", include_str!("../oidc-provider/people.json")),
+    ("people.mjs", include_str!("../oidc-provider/people.mjs")),
     ("server.mjs", include_str!("../oidc-provider/server.mjs")),
     ("totp.mjs", include_str!("../oidc-provider/totp.mjs")),
 ];

@@ -106,7 +106,7 @@ impl Plan {
         Ok(())
     }
 
-    fn apply(&self, manifest: &str) -> Result<()> {
+    pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
         let mut kubectl = Command::new(self.program("kubectl"))
             .arg("--kubeconfig")
             .arg(self.admin_kubeconfig())

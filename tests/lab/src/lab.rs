@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::pki::Pki;
 use crate::plan::{Options, Plan, Ports, Programs};
-use crate::process::Daemon;
+use crate::process::{Daemon, await_that};
 use crate::role::Tie;
 use crate::session::{Outcome, Session};
+
+/// How long the API server may take to write down what it has answered.
+const AUDIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running lab. Everything stops when it is dropped, and when the thread that started it ends.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub struct Lab {
     plan: Plan,
     sessions: AtomicUsize,
     namespaces: AtomicUsize,
+    people: AtomicUsize,
 }
 
 impl Lab {
@@ -50,6 +55,7 @@ impl Lab {
             plan,
             sessions: AtomicUsize::new(0),
             namespaces: AtomicUsize::new(1),
+            people: AtomicUsize::new(1),
         })
     }
 
@@ -73,6 +79,17 @@ impl Lab {
         Ok(session)
     }
 
+    /// A person whom no other test meets, and who is otherwise like `name` (same password and second factor, same
+    /// groups), set up and signed in.
+    pub fn someone_like(&self, name: &str) -> Result<Session> {
+        self.session(&self.name_like(name))
+    }
+
+    /// The name of such a person.
+    pub fn name_like(&self, name: &str) -> String {
+        format!("{name}-{}", self.people.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// A new session of `name` that has yet to be set up and signed in.
     pub fn new_session(&self, name: &str) -> Result<Session> {
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
@@ -90,6 +107,26 @@ impl Lab {
     /// Puts `helm` into everybody's `PATH`.
     pub fn install_helm(&self) -> Result<()> {
         self.plan.install_helm()
+    }
+
+    /// Creates or changes what `manifest` describes, as the administrator.
+    pub fn apply(&self, manifest: &Value) -> Result<()> {
+        self.plan.apply(&manifest.to_string())
+    }
+
+    /// One object as it is now: `["deployment", "web", "-n", "prod"]`.
+    pub fn object(&self, which: &[&str]) -> Result<Value> {
+        let text = self.admin(&[&["get", "-o", "json"], which].concat())?;
+        serde_json::from_str(&text).context("kubectl get -o json")
+    }
+
+    /// Runs `kubectl` with a token and no plugin, as any program without kubectl-stepup.
+    pub fn kubectl_with_token(&self, token: &str, arguments: &[&str]) -> Result<Outcome> {
+        let mut command = std::process::Command::new(self.plan.program("kubectl"));
+        command.env_remove("KUBECONFIG").env("HOME", self.plan.file("home/nobody"));
+        command.args(["--server", &self.plan.api_server_url(), "--token", token, "--certificate-authority"]);
+        command.arg(&self.plan.pki.ca).args(arguments);
+        Outcome::of(&mut command)
     }
 
     /// Where its files are.
@@ -160,6 +197,43 @@ impl Lab {
         Ok(about.filter_map(|event| event["responseStatus"]["code"].as_u64()).collect())
     }
 
+    /// An error unless the API server's answers (HTTP status) to requests in one namespace were `expected`, oldest first.
+    /// A namespace is in itself; requests of the administrator and of controllers do not count. `resource` is as in `deployments` and `deployments/scale`.
+    pub fn answered(&self, namespace: &str, verb: &str, resource: &str, expected: &[u64]) -> Result<()> {
+        // It writes an event down when the answer has left: the client may be quicker.
+        await_that(AUDIT_LIMIT, || {
+            let events = self.kube_audit_events()?;
+            let about = events.iter().filter(|event| {
+                let object = &event["objectRef"];
+                let (kind, sub) = resource.split_once('/').unwrap_or((resource, ""));
+                event["stage"] == "ResponseComplete"
+                    && event["verb"] == verb
+                    && object["namespace"] == namespace
+                    && object["resource"] == kind
+                    && object["subresource"].as_str().unwrap_or_default() == sub
+                    && !is_the_cluster(event["user"]["username"].as_str().unwrap_or_default())
+            });
+            let answers: Vec<u64> = about.filter_map(|event| event["responseStatus"]["code"].as_u64()).collect();
+            ensure!(answers == expected, "{verb} {resource} in {namespace} was answered {answers:?}, not {expected:?}");
+            Ok(())
+        })
+    }
+
+    /// stepup-server's audit records that are about an object or namespace of this name.
+    pub fn records_about(&self, name: &str) -> Result<Vec<Value>> {
+        let is_about =
+            |action: &Value| action.as_str().is_some_and(|action| action.split([' ', '/']).any(|word| word == name));
+        let mut records = self.audit_records()?;
+        records.retain(|record| record["actions"].as_array().is_some_and(|actions| actions.iter().any(is_about)));
+        Ok(records)
+    }
+
+    /// What those records tell of, oldest first: `challenge`, `step-up`, `mint`, `use`, …
+    pub fn story_of(&self, name: &str) -> Result<Vec<String>> {
+        let event = |record: &Value| record["event"].as_str().unwrap_or_default().to_owned();
+        Ok(self.records_about(name)?.iter().map(event).collect())
+    }
+
     /// Every log file of the lab: of its programs, its audit and its browsers.
     pub fn log_files(&self) -> Result<Vec<PathBuf>> {
         let mut files = vec![self.plan.audit_log()];
@@ -204,6 +278,11 @@ fn restart(daemon: &Mutex<Option<Daemon>>, start: impl FnOnce() -> Result<Daemon
     drop(daemon.take());
     *daemon = Some(start()?);
     Ok(())
+}
+
+/// Whether somebody is part of the cluster or keeps it: no person of a story.
+fn is_the_cluster(user: &str) -> bool {
+    user == "lab-admin" || user == "system:apiserver" || user.starts_with("system:serviceaccount:kube-system:")
 }
 
 /// The complete lines of a file of JSON Lines.

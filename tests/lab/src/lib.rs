@@ -4,7 +4,8 @@
 //! - [`Lab::start`] runs one for a test binary; all of it ends with the value, and with the process.
 //! - [`standing::up`] and [`standing::down`] are `make lab` and `make lab-down`.
 //! - [`demo::run`] is `make demo`.
-//! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them.
+//! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them, [`window::Window`] a
+//!   shell on that screen.
 //!
 //! A `main` that uses the lab begins with [`role::play`].
 
@@ -26,6 +27,7 @@ pub mod suite;
 pub mod terminal;
 mod tools;
 mod totp;
+pub mod window;
 
 /// Builds what the lab needs from other projects, once; later calls find it in the user's cache.
 pub fn prepare() -> anyhow::Result<()> {

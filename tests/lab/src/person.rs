@@ -25,9 +25,13 @@ static ACCOUNTS: LazyLock<BTreeMap<String, Account>> = LazyLock::new(|| {
 });
 
 impl Account {
-    /// The account of `name`.
+    /// The account of `name`. There are any number of people like alice: `alice-1`, `alice-2`, …
     pub fn of(name: &str) -> Result<&'static Self> {
-        ACCOUNTS.get(name).with_context(|| format!("the lab knows nobody called {name}"))
+        let like = match name.rsplit_once('-') {
+            Some((like, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => like,
+            _ => name,
+        };
+        ACCOUNTS.get(like).with_context(|| format!("the lab knows nobody called {name}"))
     }
 
     /// Everybody's name.

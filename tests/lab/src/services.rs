@@ -92,7 +92,7 @@ audit:
   - file: {{path: audit.jsonl}}
 policy: policy.yaml
 administrators:
-  groups: ['stepup:cluster-admin']
+  users: [carol]
 webhooks:
   clientCertificate: {client_certificate}
   clientKey: {client_key}

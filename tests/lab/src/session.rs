@@ -11,7 +11,9 @@ use serde_json::json;
 
 use crate::plan::{CLIENT_ID, Plan};
 use crate::process::await_that;
+use crate::role::{self, Tie};
 use crate::terminal::Terminal;
+use crate::window::{Window, token_in};
 
 /// A person at a computer of their own. Several sessions of one person share nothing but the person.
 #[derive(Clone, Debug)]
@@ -106,6 +108,25 @@ impl Session {
             self.arrange(command);
             command.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments);
         })
+    }
+
+    /// Opens a terminal window with a shell in it.
+    pub fn window(&self) -> Result<Window> {
+        Window::open(self)
+    }
+
+    /// Runs a program as a cron job or an editor in the background would: there is no terminal, and nobody is there.
+    pub fn background(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
+        let mut command = role::command(Tie::Detached, Path::new(program))?;
+        self.arrange(&mut command);
+        command.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments).stdin(Stdio::null());
+        Outcome::of(&mut command)
+    }
+
+    /// The token that a new command outside of all windows would begin with.
+    pub fn token(&self) -> Result<String> {
+        let get_token = format!("kubectl-stepup get-token --profile {}; :", self.name);
+        token_in(&self.background("sh", &["-c", &get_token])?.succeeded()?.stdout)
     }
 
     /// How many sign-ins this session's browser has completed with a password, so far.
