@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
         },
         Command::Check { config } => {
             let Report { problems, warnings } = check::check(&config);
-            warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+            warn(&warnings);
             problems.iter().for_each(complain);
             if !problems.is_empty() {
                 return ExitCode::FAILURE;
@@ -97,7 +97,7 @@ fn render(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(file)?;
     let policy = Policy::load(&config.policy, &config)?;
-    policy.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+    warn(policy.warnings());
     let directory = match output {
         Some(output) => Some(std::path::absolute(output)?),
         None => None,
@@ -116,6 +116,12 @@ fn render(
         None => documents.for_each(|document| say(format_args!("{}", document.text.trim_end()))),
     }
     Ok(())
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        complain(format_args!("warning: {warning}"));
+    }
 }
 
 fn finish<E: std::fmt::Display>(outcome: Result<(), E>) -> ExitCode {

@@ -659,3 +659,89 @@ pub(crate) fn one_of<T: Copy>(fields: &mut Fields<'_>, key: &'static str, words:
     fields.report(key, format_args!("unknown value `{text}`: {hint}"));
     usual
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::server::policy::Policy;
+
+    fn sample() -> (String, PathBuf) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/stepup-server.yaml");
+        (std::fs::read_to_string(&file).unwrap(), file)
+    }
+
+    #[test]
+    fn the_samples_are_in_order() {
+        let (text, file) = sample();
+        let config = Config::parse(&text, &file).unwrap();
+        assert_eq!(config.policy, file.with_file_name("policy.yaml"));
+        assert_eq!(config.public_url, "https://stepup.example.com");
+        assert_eq!(config.webhooks.url, config.public_url);
+        assert_eq!(config.identity_providers[0].step_up_audiences, ["kubernetes"]);
+        assert_eq!((config.limits.body_bytes, config.token.max_ttl), (4 << 20, Duration::from_mins(15)));
+        let policy = Policy::load(&config.policy, &config).unwrap();
+        assert_eq!(policy.warnings(), [""; 0]);
+        assert!(policy.longest_ttl() <= config.token.max_ttl);
+    }
+
+    #[test]
+    fn the_defaults_in_the_sample_are_the_defaults() {
+        let (text, file) = sample();
+        let uncommented: String = text
+            .lines()
+            .map(|line| match line.trim_start().strip_prefix("# ") {
+                // Keys in comments; other comments are sentences.
+                Some(key) if line.starts_with("  # ") && key.contains(": ") && !key.starts_with("ca:") => {
+                    line.replacen("# ", "", 1) + "\n"
+                }
+                _ => line.to_owned() + "\n",
+            })
+            .collect();
+        let (plain, full) = (Config::parse(&text, &file).unwrap(), Config::parse(&uncommented, &file).unwrap());
+        assert_eq!(format!("{:?}", plain.limits), format!("{:?}", full.limits));
+        assert_eq!(format!("{:?}", plain.log), format!("{:?}", full.log));
+        assert_eq!(format!("{:?}", plain.token), format!("{:?}", full.token));
+        assert_eq!(plain.webhooks.url, full.webhooks.url);
+        assert_eq!(plain.identity_providers[0].can_step_up, full.identity_providers[0].can_step_up);
+        assert_eq!((full.webhooks.authorization, full.audit.sinks.len()), (true, 2));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place_and_what_to_do() {
+        let (text, file) = sample();
+        for (from, to, told) in [
+            ("listen: 0.0.0.0:8443", "listen: 8443", "expected text, not `8443`; put it in quotes"),
+            ("listen: 0.0.0.0:8443", "listen: localhost", "`listen`: `localhost` is not an address and a port"),
+            ("publicUrl: https", "publicUrl: http", "must begin with https://"),
+            ("publicUrl: https", "publicURL: https", "unknown key `publicURL`: did you mean `publicUrl`?"),
+            ("publicUrl: https", "publicURL: https", "`publicUrl` is missing"),
+            ("  key: tls.key", "  keys: tls.key", "unknown key `keys` in `tls`: did you mean `key`?"),
+            ("issuer: https://idp.example.com", "issuer: https://stepup.example.com", "this is our own publicUrl"),
+            ("audiences: [kubernetes]", "audiences: []", "at least one is needed"),
+            ("{claim: sub, prefix: \"\"}", "{}", "either `claim` (with an optional `prefix`) or `expression`"),
+            (
+                "{claim: sub, prefix: \"\"}",
+                "{expression: claim.sub}",
+                "unknown variable `claim`: did you mean `claims`?",
+            ),
+            ("name: mfa,", "name: pwd,", "there is another level named `pwd`"),
+            ("urn:example:mfa", "urn:example:pwd", "stands for a weaker level already"),
+            ("# signWith: ES256 ", "signWith: es256 #", "unknown value `es256`: did you mean `ES256`?"),
+            ("# maxTtl: 15m ", "maxTtl: 0s #", "`token.maxTtl`: must be more than 0"),
+            ("# maxTtl: 15m ", "maxTtl: 15 #", "expected a time such as 90s, 5m or 1h30m, not `15`"),
+            ("sqlite: {path: stepup.db}", "postgres: {}", "unknown key `postgres` in `store`"),
+            ("- file: {path: audit.jsonl}", "- {}", "a sink is either"),
+            ("clientKey:", "clientKye:", "`webhooks.clientKey` is missing"),
+            ("# bodyBytes: 4MiB", "bodyBytes: 4M", "expected a size such as 65536, 512KiB or 4MiB, not `4M`"),
+            ("# level: info", "level: a=b=c", "is not a log filter"),
+            ("policy: policy.yaml", "policy: [a]", "`policy`: expected a path, not a list"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let error = Config::parse(&text.replacen(from, to, 1), &file).unwrap_err().to_string();
+            assert!(error.contains(told), "{to}: {error}");
+            let place = error.lines().next().unwrap().strip_prefix(&format!("{}:", file.display())).unwrap();
+            assert!(place.starts_with(|char: char| char.is_ascii_digit()), "{error}");
+        }
+    }
+}

@@ -522,28 +522,24 @@ fn admission_rules(rules: &[Rule]) -> Vec<AdmissionRule> {
             }
         }
     }
-    let mut entries: BTreeMap<(&str, Vec<&'static str>, Option<String>), Vec<String>> = BTreeMap::new();
+    let mut rules: Vec<AdmissionRule> = Vec::new();
     for ((group, resource), operations) in kinds {
-        let alone = resource.contains('*').then(|| resource.clone());
-        entries.entry((group, operations.into_iter().collect(), alone)).or_default().push(resource);
+        let (api_groups, operations) = (vec![group.to_owned()], operations.into_iter().collect());
+        let plain = |resource: &String| !resource.contains('*');
+        let alike = rules.iter_mut().find(|rule| {
+            rule.api_groups == api_groups && rule.operations == operations && rule.resources.iter().all(plain)
+        });
+        match alike {
+            Some(rule) if plain(&resource) => rule.resources.push(resource),
+            _ => rules.push(AdmissionRule { api_groups, resources: vec![resource], operations }),
+        }
+        if rules.len() > MAX_ADMISSION_RULES {
+            let everything = |star: &str| vec![star.to_owned()];
+            let operations = vec!["CONNECT", "CREATE", "DELETE", "UPDATE"];
+            return vec![AdmissionRule { api_groups: everything("*"), resources: everything("*/*"), operations }];
+        }
     }
-    let rules: Vec<_> = entries
-        .into_iter()
-        .map(|((group, operations, _), resources)| AdmissionRule {
-            api_groups: vec![group.to_owned()],
-            resources,
-            operations,
-        })
-        .collect();
-    if rules.len() <= MAX_ADMISSION_RULES {
-        return rules;
-    }
-    let operations: BTreeSet<_> = rules.iter().flat_map(|rule| rule.operations.iter().copied()).collect();
-    vec![AdmissionRule {
-        api_groups: vec!["*".to_owned()],
-        resources: vec!["*/*".to_owned()],
-        operations: operations.into_iter().collect(),
-    }]
+    rules
 }
 
 /// Whether `value` matches one of the globs.
