@@ -108,6 +108,19 @@ impl Plan {
         self.file("kubeconfig/admin.yaml")
     }
 
+    /// Changes when the program called `name` has to be started again to be up to date.
+    pub(crate) fn made_of(&self, name: &str) -> Result<String> {
+        Ok(match name {
+            "oidc-provider" => self.provider.display().to_string(),
+            "stepup-server" => {
+                // The copy in `bin` is replaced only by a different one.
+                let copied = fs::metadata(self.program(name))?.modified()?;
+                format!("{copied:?} {}", fs::read_to_string(self.config_file())?)
+            }
+            _ => self.control_plane.display().to_string(),
+        })
+    }
+
     /// Puts helm beside kubectl.
     pub(crate) fn install_helm(&self) -> Result<()> {
         link(&binaries::helm()?.join("helm"), &self.program("helm"))

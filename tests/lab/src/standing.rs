@@ -20,6 +20,9 @@ use crate::session::{Session, environment};
 struct State {
     ports: Ports,
     processes: BTreeMap<String, ProcessId>,
+    /// What each was made of when it was started.
+    #[serde(default)]
+    made_of: BTreeMap<String, String>,
 }
 
 /// What `up` found and did.
@@ -39,7 +42,7 @@ pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
         state
     } else {
         wipe(directory)?;
-        State { ports: Ports::free()?, processes: BTreeMap::new() }
+        State { ports: Ports::free()?, processes: BTreeMap::new(), made_of: BTreeMap::new() }
     };
     let plan = Plan::prepare(directory, state.ports, programs, Options::default())?;
     plan.write_stepup_files()?;
@@ -48,10 +51,16 @@ pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
 
     let mut started = Vec::new();
     let mut ensure = |name: &str, start: &dyn Fn() -> Result<Daemon>| -> Result<()> {
-        if state.processes.get(name).is_some_and(|id| id.is_alive()) {
-            return Ok(());
+        let made_of = plan.made_of(name)?;
+        if let Some(running) = state.processes.get(name).filter(|id| id.is_alive()) {
+            if state.made_of.get(name) == Some(&made_of) {
+                return Ok(());
+            }
+            eprintln!("lab: {name} has changed");
+            running.stop();
         }
         eprintln!("lab: starting {name}");
+        state.made_of.insert(name.to_owned(), made_of);
         state.processes.insert(name.to_owned(), start()?.id());
         state.write(directory)?;
         started.push(name.to_owned());
