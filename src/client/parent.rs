@@ -27,11 +27,11 @@ impl fmt::Display for Process {
 pub enum Scope {
     /// One process: the command that asked.
     Process(Process),
-    /// One terminal session.
+    /// One login session: a terminal window, or what a service manager or script runner started as one.
     Terminal {
         /// The session's leader.
         leader: Process,
-        /// The terminal's device number.
+        /// The terminal's device number; 0 for a session without one.
         tty: u64,
     },
     /// Every process of this user: the person said so (`--share`).
@@ -56,7 +56,7 @@ pub struct Asker {
     pub process: Process,
     /// Its own parent, where the platform tells.
     pub grandparent: Option<Process>,
-    /// The terminal that we run in.
+    /// The session that we run in, with its terminal if it has one.
     pub terminal: Option<Scope>,
 }
 
@@ -66,14 +66,14 @@ impl Asker {
         platform::asker()
     }
 
-    /// The scope of `kubectl stepup elevate`: the terminal, or the script that runs it.
+    /// The scope of `kubectl stepup elevate`: the terminal's session, or the script that runs it.
     pub fn terminal_or_parent(&self) -> Scope {
         self.terminal.unwrap_or(Scope::Process(self.process))
     }
 
     /// Scopes, besides the asking process itself, whose elevated tokens it may use: narrowest first.
     pub fn surroundings(&self) -> impl Iterator<Item = Scope> {
-        // Without a terminal `elevate` binds to the process that started it (a script); kubectl is a child of that one.
+        // Without a session `elevate` binds to the process that started it (a script); kubectl is a child of that one.
         self.terminal.or(self.grandparent.map(Scope::Process)).into_iter().chain([Scope::Anyone])
     }
 
@@ -202,7 +202,8 @@ mod platform {
         let me = stat("self")?;
         let parent = stat(me.parent)?;
         let process = Process { pid: me.parent, started: parent.started };
-        let terminal = (me.tty != 0).then(|| stat(me.session)).flatten().map(|leader| Scope::Terminal {
+        // The leader may have ended (a daemon's): then its number may become another session's, and tells nothing.
+        let terminal = stat(me.session).map(|leader| Scope::Terminal {
             leader: Process { pid: me.session, started: leader.started },
             tty: me.tty,
         });

@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -182,13 +182,15 @@ pub struct Waiting<'a> {
     interrupt: Interrupt,
     until: DateTime<Utc>,
     clock: Clock,
+    /// Seconds left, as the screen shows them.
+    shown: AtomicI64,
 }
 
 impl<'a> Waiting<'a> {
     /// Begins to wait, for `limit` at most.
     pub fn begin(screen: &'a Screen, interrupt: Interrupt, limit: Duration, clock: Clock) -> Self {
         let limit = TimeDelta::from_std(limit.min(PATIENCE)).unwrap_or(TimeDelta::MAX);
-        Self { screen, interrupt, until: clock() + limit, clock }
+        Self { screen, interrupt, until: clock() + limit, clock, shown: AtomicI64::new(-1) }
     }
 
     /// The time.
@@ -206,11 +208,13 @@ impl<'a> Waiting<'a> {
         let mut left = time;
         while !left.is_zero() && !self.is_over() {
             let seconds = (self.until - self.now()).num_seconds().max(0);
-            self.screen.status(&format!(
-                "Waiting for the sign-in, {}:{:02} left (Ctrl-C to decline)",
-                seconds / 60,
-                seconds % 60
-            ));
+            if self.shown.swap(seconds, Ordering::Relaxed) != seconds {
+                self.screen.status(&format!(
+                    "Waiting for the sign-in, {}:{:02} left (Ctrl-C to decline)",
+                    seconds / 60,
+                    seconds % 60
+                ));
+            }
             let step = left.min(TICK);
             thread::sleep(step);
             left -= step;
@@ -318,7 +322,7 @@ pub fn ask_reason(
 pub fn no_reason(rule: &ReasonRule) -> Error {
     let hint = rule.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
     Error::Declined {
-        cause: DeclineCause::Declined,
+        cause: DeclineCause::NoReason,
         what: format!(
             "the rule asks for a reason{hint}: set KUBECTL_STEPUP_REASON, or run kubectl stepup elevate --reason TEXT first"
         ),

@@ -90,11 +90,11 @@ pub fn store(profile: &Profile, token: &Secret) -> Result<Place, Error> {
             cache::remove(&profile.files.state(FILE))?;
             Place::Keyring
         }
-        Some(Err(problem)) => {
+        Some(Err(_)) => {
             cache::write(&profile.files.state(FILE), token)?;
             let file = profile.files.state(FILE);
             output::note(format_args!(
-                "kubectl-stepup: no OS keyring here ({problem}): the refresh token is kept in {} (0600)",
+                "kubectl-stepup: no OS keyring answers here, so the refresh token is kept in {} (0600)",
                 file.display()
             ));
             Place::File

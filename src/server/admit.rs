@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::action::Action;
 use crate::server::app::{ATTEMPTS, App, Unavailable};
@@ -229,10 +228,9 @@ impl Protected<'_> {
 
 /// What the request does, in the words of a `SubjectAccessReview`.
 pub fn action_of(request: &AdmissionRequest) -> Action {
-    let is_patch = || options_kind(request.options.as_deref()).is_some_and(|kind| kind == "PatchOptions");
     let verb = match request.operation {
         Operation::Create => "create",
-        Operation::Update if is_patch() => "patch",
+        // A patch as well: the API server gives both the same options.
         Operation::Update => "update",
         // A deletecollection is reviewed object by object, with the name in the old object alone.
         Operation::Delete if request.name.is_empty() => "deletecollection",
@@ -249,14 +247,6 @@ pub fn action_of(request: &AdmissionRequest) -> Action {
         path: None,
     }
     .normalized()
-}
-
-fn options_kind(options: Option<&RawValue>) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Options {
-        kind: String,
-    }
-    serde_json::from_str::<Options>(options?.get()).ok().map(|options| options.kind)
 }
 
 /// What tells the objects of a collection request apart: the object's uid, or its name.
@@ -331,6 +321,9 @@ pub fn how_to_elevate(requirement: &Requirement, action: &Action) -> String {
 pub fn why_it_ended(cause: DeclineCause) -> &'static str {
     match cause {
         DeclineCause::Declined => "it was declined; repeat the command in a few seconds to be asked again",
+        DeclineCause::NoReason => {
+            "a reason is required: set KUBECTL_STEPUP_REASON and repeat the command, or type \"kubectl stepup elevate --reason TEXT\" first"
+        }
         DeclineCause::TimedOut => "nobody completed the sign-in in time; repeat the command to be asked again",
         DeclineCause::ProviderFailed => {
             "the identity provider could not be reached; repeat the command once it is back"

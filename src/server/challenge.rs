@@ -26,8 +26,9 @@ const ROUND: Duration = Duration::milliseconds(900);
 const SAME_COMMAND: Duration = Duration::seconds(10);
 /// Rounds that are answered 429 before one is answered 403.
 const ROUNDS_OF_429: u32 = 2;
-/// How long the requests of a declined challenge are refused without asking again.
-const DECLINE_STANDS: Duration = Duration::seconds(5);
+/// How long the requests of a declined challenge are refused without asking again: longer than it takes the commands
+/// that waited to repeat their requests, shorter than it takes a person to type the next one.
+const DECLINE_STANDS: Duration = Duration::seconds(2);
 /// Most actions that one request to `/v1/challenges` may name.
 const MOST_ACTIONS: usize = 100;
 
@@ -228,6 +229,7 @@ async fn over_the_limit(app: &App, user: &str, now: DateTime<Utc>) -> Result<Vec
 pub fn code_of(cause: DeclineCause) -> &'static str {
     match cause {
         DeclineCause::Declined => "declined",
+        DeclineCause::NoReason => "no-reason",
         DeclineCause::TimedOut => "timed-out",
         DeclineCause::ProviderFailed => "provider-failed",
         DeclineCause::TooWeak => "too-weak",
@@ -478,9 +480,9 @@ mod tests {
             assert_eq!(answer, Answer::Declined(DeclineCause::TimedOut));
             assert!(!still.is_pending(at(60_500)));
         }
-        let (again, answer) = ChallengeRecord::denied_again(Some(declined), fresh(at(65_001)), at(65_001));
+        let (again, answer) = ChallengeRecord::denied_again(Some(declined), fresh(at(62_001)), at(62_001));
         assert_eq!(answer, Answer::Ask);
-        assert!(again.is_pending(at(65_001)));
+        assert!(again.is_pending(at(62_001)));
     }
 
     #[test]

@@ -105,6 +105,8 @@ pub struct Decline {
 pub enum DeclineCause {
     /// The person said no (Ctrl-C, `n`, or "deny" at the provider).
     Declined,
+    /// The rule demands a reason, none was given, and there was no terminal to ask on.
+    NoReason,
     /// Nobody completed the sign-in in time.
     TimedOut,
     /// The identity provider could not be reached or failed.

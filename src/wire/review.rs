@@ -172,9 +172,6 @@ pub struct AdmissionRequest {
     /// Whether nothing will be persisted.
     #[serde(default)]
     pub dry_run: Option<bool>,
-    /// `CreateOptions`, `UpdateOptions`, `PatchOptions` or `DeleteOptions`.
-    #[serde(default)]
-    pub options: Option<Box<RawValue>>,
 }
 
 /// Group, version and plural resource.
