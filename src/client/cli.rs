@@ -28,6 +28,7 @@ Environment:
   KUBECTL_STEPUP_PROFILE  profile to use
   KUBECTL_STEPUP_REASON   why protected actions are needed, for rules that want a reason
   KUBECTL_STEPUP_PROMPT   auto (default: ask when somebody is at the terminal), always, or never
+  KUBECTL_STEPUP_SECRETS  where refresh tokens are kept: keyring (default, where there is one) or file
   KUBECTL_STEPUP_HOME     directory for everything that is kept: HOME/config, HOME/cache, HOME/state
   BROWSER                 program that opens the sign-in page
   NO_COLOR                plain prompts";

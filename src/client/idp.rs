@@ -33,6 +33,8 @@ use crate::wire::challenge::DeclineCause;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const TOTAL: Duration = Duration::from_secs(20);
+/// Whatever interval the provider names.
+const QUICKEST_POLL: Duration = Duration::from_secs(1);
 /// Where the browser comes back to. The port is any (RFC 8252, section 7.3); this is the path to register.
 const CALLBACK: &str = "/callback";
 
@@ -213,7 +215,7 @@ impl Provider {
             .add_extra_param("code_verifier", verifier.into_secret())
             // Once the wait is over it is the end of time, which ends the polling.
             .set_time_fn(|| if waiting.is_over() { DateTime::<Utc>::MAX_UTC } else { waiting.now() })
-            .request(&self.http, |interval| waiting.pause(interval), Some(answer.expires_in()));
+            .request(&self.http, |interval| waiting.pause(interval.max(QUICKEST_POLL)), Some(answer.expires_in()));
         let tokens: CoreTokenResponse = polled.map_err(|error| match &error {
             RequestTokenError::ServerResponse(told) => match told.error() {
                 DeviceCodeErrorResponseType::AccessDenied => refused_there(),

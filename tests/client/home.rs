@@ -1,0 +1,371 @@
+//! A person's machine: profile, session, browser, and kubectl that runs the plugin.
+
+use std::fs;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::provider::{CLIENT, Manners, Provider};
+use crate::stepup_server::StepupServer;
+
+const PLUGIN: &str = env!("CARGO_BIN_EXE_kubectl-stepup");
+
+/// Builds a [`Home`].
+pub struct Builder {
+    manners: Manners,
+    session: Option<i64>,
+    has_server: bool,
+    prompt: &'static str,
+    environment: Vec<(String, String)>,
+    flow: &'static str,
+    issuer_suffix: &'static str,
+}
+
+pub struct Home {
+    directory: TempDir,
+    pub provider: Provider,
+    pub server: StepupServer,
+    pub base_token: String,
+    prompt: &'static str,
+    environment: Vec<(String, String)>,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Builder {
+    /// Signed in; the base token lasts for `seconds`.
+    pub fn signed_in_for(mut self, seconds: i64) -> Self {
+        self.session = Some(seconds);
+        self
+    }
+
+    pub fn signed_out(mut self) -> Self {
+        self.session = None;
+        self
+    }
+
+    pub fn manners(mut self, change: impl FnOnce(&mut Manners)) -> Self {
+        change(&mut self.manners);
+        self
+    }
+
+    /// Plain OpenID Connect, without stepup-server.
+    pub fn without_server(mut self) -> Self {
+        self.has_server = false;
+        self
+    }
+
+    /// `KUBECTL_STEPUP_PROMPT`.
+    pub fn prompt(mut self, when: &'static str) -> Self {
+        self.prompt = when;
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn flow(mut self, flow: &'static str) -> Self {
+        self.flow = flow;
+        self
+    }
+
+    /// What the profile has after the provider's URL.
+    pub fn issuer_suffix(mut self, suffix: &'static str) -> Self {
+        self.issuer_suffix = suffix;
+        self
+    }
+
+    pub fn build(self) -> Home {
+        let directory = tempfile::tempdir().unwrap();
+        let provider = Provider::start(self.manners);
+        let server = StepupServer::start();
+        let issuer = format!("{}{}", provider.server.url, self.issuer_suffix);
+        let base_token = provider.id_token(Some("urn:pwd"), 600, self.session.unwrap_or(300));
+        let home = Home { directory, provider, server, base_token, prompt: self.prompt, environment: self.environment };
+        home.write(
+            "config/profiles/p.json",
+            &json!({
+                "version": 1, "name": "p", "issuer": issuer, "clientId": CLIENT, "clientSecret": null,
+                "scopes": ["openid", "offline_access"], "issuerCa": null, "flow": self.flow, "loginHint": "alice@example.com",
+                "openBrowser": true,
+                "server": self.has_server.then(|| json!({"url": home.server.server.url, "ca": null})),
+                "stepUp": {"method": "acr_values", "flow": self.flow, "clientId": null, "scopes": []},
+            }),
+        );
+        if let Some(life) = self.session {
+            home.write(
+                "cache/p/session.json",
+                &json!({
+                    "version": 1, "baseToken": home.base_token, "baseExpiresAt": Utc::now().timestamp() + life,
+                    "stepUpEnabled": self.has_server, "issuer": issuer, "clientId": CLIENT, "user": "alice",
+                }),
+            );
+            home.write("state/p/refresh-token", &json!("refresh-0"));
+            home.write("state/p/secrets.json", &json!({"place": "file"}));
+        }
+        let browser = home.path("browser");
+        fs::write(&browser, format!("#!/bin/sh\necho \"$1\" >>'{}'\n", home.path("browsed").display())).unwrap();
+        fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
+        home
+    }
+}
+
+impl Home {
+    /// A person who is signed in for five minutes, to be prompted whenever it is needed.
+    pub fn builder() -> Builder {
+        Builder {
+            manners: Manners::default(),
+            session: Some(300),
+            has_server: true,
+            prompt: "always",
+            environment: Vec::new(),
+            flow: "device",
+            issuer_suffix: "",
+        }
+    }
+
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, value: &Value) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), value.to_string()).unwrap();
+    }
+
+    pub fn read(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    /// The URLs that the browser was opened with, after a moment in which it would have been.
+    pub fn browsed(&self) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_millis(if self.path("browsed").exists() { 0 } else { 300 });
+        while Instant::now() < deadline && !self.path("browsed").exists() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        fs::read_to_string(self.path("browsed")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn arrange(&self, command: &mut Command) {
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("KUBECTL_STEPUP_HOME", self.directory.path())
+            .env("KUBECTL_STEPUP_PROMPT", self.prompt)
+            .env("KUBECTL_STEPUP_SECRETS", "file")
+            .env("KUBERNETES_EXEC_INFO", r#"{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{"interactive":false}}"#)
+            .env("BROWSER", self.path("browser"))
+            .env("PLUGIN", PLUGIN)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// Runs `kubectl-stepup` once, in a session without a terminal; the parent is this test.
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(&self.command(arguments).output().unwrap())
+    }
+
+    /// The same, to be changed and started by the test.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setsid");
+        command.arg(PLUGIN).args(arguments);
+        self.arrange(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn get_token(&self) -> Run {
+        self.run(&["get-token", "--profile", "p"])
+    }
+
+    /// Something called kubectl, with these arguments, that runs the plugin `times` times: one process, as client-go does.
+    pub fn kubectl(&self, arguments: &str, times: usize) -> Vec<Run> {
+        let out = self.script(arguments, times, true);
+        let mut command = Command::new("setsid");
+        command.arg("bash").arg("-c").arg(format!("exec -a kubectl sh {arguments}")).current_dir(&out);
+        self.arrange(&mut command);
+        let status = command.stdin(Stdio::null()).status().unwrap();
+        assert!(status.success());
+        Self::runs(&out, times)
+    }
+
+    /// The same, on a terminal of its own. `hides_stderr`: as some programs do with the plugin's.
+    pub fn kubectl_on_terminal(&self, arguments: &str, times: usize, hides_stderr: bool) -> Terminal {
+        let out = self.script(arguments, times, hides_stderr);
+        let mut command = Command::new("setsid");
+        command.args(["-c", "bash", "-c", &format!("exec -a kubectl sh {arguments}")]).current_dir(&out);
+        self.arrange(&mut command);
+        Terminal::start(command, out, times)
+    }
+
+    /// A shell that runs `script` on a terminal of its own; it may leave `1.out` and `1.code` behind.
+    pub fn shell_on_terminal(&self, script: &str) -> Terminal {
+        let out = self.script("unused", 0, false);
+        let mut command = Command::new("setsid");
+        command.args(["-c", "sh", "-c", script]).current_dir(&out);
+        self.arrange(&mut command);
+        Terminal::start(command, out, 1)
+    }
+
+    /// The shell reads a file that is called like kubectl's command, so that its arguments look like kubectl's.
+    fn script(&self, arguments: &str, times: usize, hides_stderr: bool) -> PathBuf {
+        let out = tempfile::Builder::new().prefix("kubectl").tempdir_in(self.directory.path()).unwrap().keep();
+        let mut script = String::new();
+        for number in 1..=times {
+            let hide = if hides_stderr { format!("2>{number}.err") } else { String::new() };
+            script +=
+                &format!("\"$PLUGIN\" get-token --profile p </dev/null >{number}.out {hide}; echo $? >{number}.code\n");
+        }
+        fs::write(out.join(arguments.split(' ').next().unwrap()), script).unwrap();
+        out
+    }
+
+    fn runs(out: &Path, times: usize) -> Vec<Run> {
+        let text =
+            |number: usize, what: &str| fs::read_to_string(out.join(format!("{number}.{what}"))).unwrap_or_default();
+        (1..=times)
+            .map(|number| Run {
+                code: text(number, "code").trim().parse().unwrap_or(-1),
+                stdout: text(number, "out"),
+                stderr: text(number, "err"),
+            })
+            .collect()
+    }
+
+    /// That none of the secrets that were in play is in `text`.
+    pub fn assert_no_secret(&self, text: &str) {
+        for secret in self.provider.secrets().iter().chain([&self.base_token]) {
+            assert!(secret.is_empty() || !text.contains(secret.as_str()), "a secret is in: {text}");
+        }
+        for number in 1..9 {
+            assert!(!text.contains(&format!("elevated-{number}")), "an elevated token is in: {text}");
+        }
+    }
+}
+
+impl Run {
+    pub fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout.clone()).unwrap(),
+            stderr: String::from_utf8(output.stderr.clone()).unwrap(),
+        }
+    }
+
+    /// The token of the answer, which is the one thing on stdout.
+    #[track_caller]
+    pub fn token(&self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        let credential = self.credential();
+        assert_eq!(credential["kind"], "ExecCredential");
+        let expires: DateTime<Utc> = credential["status"]["expirationTimestamp"].as_str().unwrap().parse().unwrap();
+        assert!(expires - Utc::now() < TimeDelta::seconds(1), "{expires} is too far ahead");
+        credential["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    #[track_caller]
+    pub fn credential(&self) -> Value {
+        assert_eq!(self.stdout.matches('\n').count(), 1, "one line on stdout, not {:?}", self.stdout);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub fn fails(&self, code: i32, stderr: &str) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(self.stderr.contains(stderr), "{:?} is not in {}", stderr, self.stderr);
+        assert_eq!(self.stdout, "");
+    }
+}
+
+/// kubectl on a pseudo-terminal.
+pub struct Terminal {
+    child: Child,
+    keyboard: File,
+    screen: std::sync::mpsc::Receiver<Vec<u8>>,
+    seen: String,
+    /// How much of `seen` earlier calls of `expect` have passed.
+    passed: usize,
+    out: PathBuf,
+    times: usize,
+}
+
+impl Terminal {
+    fn start(mut command: Command, out: PathBuf, times: usize) -> Self {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let terminal = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let keyboard = File::from(controller);
+        let (sender, screen) = std::sync::mpsc::channel();
+        let mut from = keyboard.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                let _ = sender.send(buffer[..length].to_vec());
+            }
+        });
+        Self { child, keyboard, screen, seen: String::new(), passed: 0, out, times }
+    }
+
+    /// Waits until `text` is on the screen, after what earlier calls waited for.
+    #[track_caller]
+    pub fn expect(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(at) = self.seen[self.passed..].find(text) {
+                self.passed += at + text.len();
+                return;
+            }
+            assert!(Instant::now() < deadline, "{text:?} did not appear in {}", self.seen);
+            if let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(50)) {
+                self.seen.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        }
+    }
+
+    pub fn type_line(&mut self, text: &str) {
+        self.keyboard.write_all(format!("{text}\n").as_bytes()).unwrap();
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> Vec<Run> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "still running: {}", self.seen);
+            thread::sleep(Duration::from_millis(10));
+        }
+        Home::runs(&self.out, self.times)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,227 @@
+//! The base session: refresh with rotation, login, logout.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::home::{Home, Run};
+
+#[test]
+fn an_expired_base_token_is_refreshed_once_and_the_new_refresh_token_is_kept() {
+    let home = Home::builder().signed_in_for(5).build();
+    let token = home.get_token().token();
+    assert_ne!(token, home.base_token);
+    assert_eq!(home.get_token().token(), token, "the second call is served from the cache");
+    assert_eq!(home.provider.refreshes(), 1);
+    assert_eq!(home.read("state/p/refresh-token"), json!(home.provider.refresh_token()));
+    assert_eq!(home.browsed(), [""; 0]);
+}
+
+#[test]
+fn a_provider_that_does_not_rotate_keeps_the_refresh_token() {
+    let home = Home::builder().signed_in_for(0).manners(|manners| manners.rotates = false).build();
+    assert_ne!(home.get_token().token(), home.base_token);
+    assert_eq!(home.read("state/p/refresh-token"), json!("refresh-0"));
+}
+
+#[test]
+fn fifty_at_once_make_one_refresh() {
+    let home =
+        Home::builder().signed_in_for(0).manners(|manners| manners.refresh_takes = Duration::from_millis(200)).build();
+    let children: Vec<_> = (0..50).map(|_| home.command(&["get-token", "--profile", "p"]).spawn().unwrap()).collect();
+    let mut tokens: Vec<String> =
+        children.into_iter().map(|child| Run::of(&child.wait_with_output().unwrap()).token()).collect();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(home.provider.refreshes(), 1);
+}
+
+#[test]
+fn fifty_at_once_make_one_login() {
+    let home = Home::builder().signed_out().manners(|manners| manners.pending_polls = 1).build();
+    let children: Vec<_> = (0..50).map(|_| home.command(&["get-token", "--profile", "p"]).spawn().unwrap()).collect();
+    let mut tokens: Vec<String> =
+        children.into_iter().map(|child| Run::of(&child.wait_with_output().unwrap()).token()).collect();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(home.provider.device_requests().len(), 1);
+    assert_eq!(home.browsed().len(), 1);
+}
+
+#[test]
+fn one_refusal_answers_for_everybody_who_waited() {
+    let home = Home::builder()
+        .signed_out()
+        .manners(|manners| {
+            manners.denies = true;
+            manners.pending_polls = 1;
+        })
+        .build();
+    let children: Vec<_> = (0..10).map(|_| home.command(&["get-token", "--profile", "p"]).spawn().unwrap()).collect();
+    for child in children {
+        assert_eq!(Run::of(&child.wait_with_output().unwrap()).code, 4);
+    }
+    assert_eq!(home.provider.device_requests().len(), 1);
+}
+
+#[test]
+fn a_refresh_token_that_a_sibling_has_rotated_is_read_again() {
+    let home =
+        Home::builder().signed_in_for(0).manners(|manners| manners.refresh_takes = Duration::from_millis(400)).build();
+    // Another machine with the same home rotates while our refresh is on its way.
+    let ours = home.command(&["get-token", "--profile", "p"]).spawn().unwrap();
+    let newer = home.provider.rotate();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while home.provider.server.hits() < 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    home.write("state/p/refresh-token", &json!(newer));
+    assert_ne!(Run::of(&ours.wait_with_output().unwrap()).token(), home.base_token);
+    assert_eq!((home.provider.refused_refreshes(), home.provider.refreshes()), (1, 1));
+}
+
+#[test]
+fn a_dead_session_prompts_where_somebody_is_and_fails_where_nobody_is() {
+    let home = Home::builder().signed_in_for(0).prompt("never").build();
+    home.provider.rotate();
+    home.get_token().fails(3, "kubectl stepup login --profile p");
+    assert_eq!(home.provider.device_requests().len(), 0);
+
+    let home = Home::builder().signed_in_for(0).build();
+    home.provider.rotate();
+    let run = home.get_token();
+    assert_ne!(run.token(), home.base_token);
+    assert!(run.stderr.contains("ABCD-EFGH"), "{}", run.stderr);
+    home.assert_no_secret(&run.stderr);
+}
+
+#[test]
+fn a_background_caller_never_prompts() {
+    let home = Home::builder().signed_out().prompt("auto").build();
+    home.get_token().fails(3, "not signed in");
+    assert_eq!(home.provider.server.hits(), 0);
+    assert_eq!(home.browsed(), [""; 0]);
+}
+
+#[test]
+fn completion_never_prompts() {
+    let home = Home::builder().signed_out().prompt("auto").build();
+    let runs = home.kubectl_on_terminal("__complete get pods x", 1, false).finish();
+    assert_eq!(runs[0].code, 3);
+    assert_eq!(home.browsed(), [""; 0]);
+}
+
+#[test]
+fn a_login_shows_url_and_code_and_opens_the_browser() {
+    let home = Home::builder().signed_out().manners(|manners| manners.interval = None).build();
+    let run = home.run(&["login", "--profile", "p"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("/device?user_code=ABCD-EFGH") && run.stderr.contains("ABCD-EFGH"), "{}", run.stderr);
+    assert!(!run.stderr.contains('\u{1b}'), "stderr is no terminal: {:?}", run.stderr);
+    assert_eq!(home.browsed().len(), 1);
+    let asked = &home.provider.device_requests()[0];
+    assert_eq!((asked["scope"].as_str(), asked["login_hint"].as_str()), ("openid offline_access", "alice@example.com"));
+    assert!(!asked.contains_key("acr_values"));
+    home.assert_no_secret(&format!("{}{}", run.stdout, run.stderr));
+    assert!(!home.get_token().token().is_empty());
+}
+
+#[test]
+fn a_login_without_browser_opens_none() {
+    let home = Home::builder().signed_out().build();
+    assert_eq!(home.run(&["login", "--profile", "p", "--no-browser"]).code, 0);
+    assert_eq!(home.browsed(), [""; 0]);
+}
+
+#[test]
+fn a_login_by_browser_takes_the_code_from_our_own_request_only() {
+    let home = Home::builder().signed_out().flow("browser").build();
+    let child = home.command(&["login", "--profile", "p"]).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let url = loop {
+        if let Some(url) = home.browsed().pop() {
+            break url;
+        }
+        assert!(Instant::now() < deadline);
+    };
+    let back = get(&url).1;
+    assert!(back.starts_with("http://127.0.0.1:"), "{back}");
+    let (address, _) = back.split_once("/callback").unwrap();
+    assert_eq!(get(&format!("{address}/favicon.ico")).0, 404);
+    assert_eq!(get(&format!("{address}/callback?code=stolen&state=guessed")).0, 400);
+    assert_eq!(get(&back).0, 200);
+    let run = Run::of(&child.wait_with_output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(!home.get_token().token().is_empty());
+}
+
+#[test]
+fn a_logout_revokes_and_forgets() {
+    let home = Home::builder().prompt("never").build();
+    let run = home.run(&["logout", "--profile", "p"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(home.provider.revoked(), ["refresh-0"]);
+    home.get_token().fails(3, "kubectl stepup login");
+}
+
+#[test]
+fn a_provider_that_is_down_is_named_and_its_page_is_not_shown() {
+    let home = Home::builder().signed_in_for(0).build();
+    home.provider.change(|manners| manners.is_down = true);
+    let run = home.get_token();
+    run.fails(6, &home.provider.server.url);
+    assert!(run.stderr.contains("web page") && !run.stderr.contains("maintenance"), "{}", run.stderr);
+    home.assert_no_secret(&run.stderr);
+}
+
+#[test]
+fn the_last_seconds_of_a_token_serve_while_the_provider_is_down() {
+    let home = Home::builder().signed_in_for(8).build();
+    home.provider.change(|manners| manners.is_down = true);
+    assert_eq!(home.get_token().token(), home.base_token);
+}
+
+#[test]
+fn a_slash_at_the_end_of_the_issuer_is_a_matter_of_taste() {
+    for (profile, metadata) in [("", "/"), ("/", ""), ("/realm", "/realm/")] {
+        let home = Home::builder()
+            .signed_out()
+            .issuer_suffix(profile)
+            .manners(|manners| manners.issuer_suffix = metadata)
+            .build();
+        let run = home.run(&["login", "--profile", "p"]);
+        assert_eq!(run.code, 0, "{profile} {metadata}: {}", run.stderr);
+    }
+    let home = Home::builder().signed_out().manners(|manners| manners.issuer_suffix = "/other").build();
+    home.run(&["login", "--profile", "p"]).fails(6, "it says that its issuer is");
+}
+
+#[test]
+fn an_id_token_that_has_expired_is_not_taken() {
+    let home = Home::builder().signed_out().manners(|manners| manners.life = -5).build();
+    home.run(&["login", "--profile", "p"]).fails(6, "does not verify");
+}
+
+#[test]
+fn a_clock_that_is_off_by_a_day_is_named_and_does_not_make_every_call_a_refresh() {
+    for (ahead, word) in [(86_400, "behind"), (-86_400, "ahead")] {
+        let home = Home::builder().signed_in_for(0).manners(|manners| manners.clock_ahead = ahead).build();
+        let first = home.get_token();
+        assert!(first.stderr.contains(word), "{}", first.stderr);
+        assert_eq!(home.get_token().token(), first.token());
+        assert_eq!(home.provider.refreshes(), 1);
+    }
+}
+
+fn get(url: &str) -> (u16, String) {
+    let url = url::Url::parse(url).unwrap();
+    let mut stream = TcpStream::connect(url.socket_addrs(|| None).unwrap()[0]).unwrap();
+    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
