@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
+use jsonwebtoken::{EncodingKey, Header};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::config::Algorithm;
@@ -37,6 +37,15 @@ fn jose(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Es256 => "ES256",
         Algorithm::Rs256 => "RS256",
+    }
+}
+
+impl From<Algorithm> for jsonwebtoken::Algorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Es256 => Self::ES256,
+            Algorithm::Rs256 => Self::RS256,
+        }
     }
 }
 
@@ -93,19 +102,19 @@ struct Keys {
     current: usize,
 }
 
-#[derive(Debug)]
 struct SigningKey {
-    pair: Pair,
+    private: EncodingKey,
+    algorithm: Algorithm,
     kid: String,
     since: DateTime<Utc>,
-    /// The public half as a JWK.
-    jwk: Value,
+    /// The public half.
+    jwk: Jwk,
 }
 
-#[derive(Debug)]
-enum Pair {
-    Ec(EcdsaKeyPair),
-    Rsa(Box<rsa::KeyPair>),
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).field("since", &self.since).finish_non_exhaustive()
+    }
 }
 
 impl Signer {
@@ -117,7 +126,7 @@ impl Signer {
             for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
                 make_key(dir, algorithm)?;
             }
-        } else if !found.iter().any(|key| key.pair.algorithm() == sign_with) {
+        } else if !found.iter().any(|key| key.algorithm == sign_with) {
             make_key(dir, sign_with)?;
         }
         let keys = Keys::choose(dir, sign_with, read_keys(dir)?, now)?;
@@ -136,18 +145,15 @@ impl Signer {
     pub fn sign(&self, claims: &impl Serialize) -> Result<Secret, KeyError> {
         let keys = self.keys();
         let key = &keys.all[keys.current];
-        let header = json!({"alg": jose(key.pair.algorithm()), "typ": "JWT", "kid": key.kid});
-        let claims = serde_json::to_vec(claims).map_err(|_| KeyError::Crypto("write the claims as JSON"))?;
-        let mut token = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims));
-        let signature = key.pair.sign(token.as_bytes())?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        let mut header = Header::new(key.algorithm.into());
+        header.kid = Some(key.kid.clone());
+        let token = jsonwebtoken::encode(&header, claims, &key.private).map_err(|_| KeyError::Crypto("sign"))?;
         Ok(Secret::new(token))
     }
 
     /// The public keys, as RFC 7517 has them.
     pub fn jwks(&self) -> Value {
-        json!({"keys": self.keys().all.iter().map(|key| &key.jwk).collect::<Vec<_>>()})
+        json!(JwkSet { keys: self.keys().all.iter().map(|key| key.jwk.clone()).collect() })
     }
 
     /// Id of the key that signs, and how many are published.
@@ -185,7 +191,7 @@ impl Keys {
         now: DateTime<Utc>,
     ) -> Result<Self, KeyError> {
         all.sort_by(|a, b| (a.since, &a.kid).cmp(&(b.since, &b.kid)));
-        let mut usable = all.iter().enumerate().filter(|(_, key)| key.pair.algorithm() == sign_with);
+        let mut usable = all.iter().enumerate().filter(|(_, key)| key.algorithm == sign_with);
         let oldest = usable.next().ok_or_else(|| KeyError::NoKey { dir: dir.to_owned(), algorithm: sign_with })?.0;
         let current = usable
             .filter(|(_, key)| now - key.since >= PROPAGATION)
@@ -196,59 +202,24 @@ impl Keys {
     }
 }
 
-impl Pair {
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Ec(_) => Algorithm::Es256,
-            Self::Rsa(_) => Algorithm::Rs256,
-        }
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let failed = |_| KeyError::Crypto("sign");
-        let random = SystemRandom::new();
-        match self {
-            Self::Ec(pair) => Ok(pair.sign(&random, message).map_err(failed)?.as_ref().to_vec()),
-            Self::Rsa(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).map_err(failed)?;
-                Ok(signature)
-            }
-        }
-    }
-
-    /// The members that RFC 7638 makes the thumbprint of, in its order.
-    fn public_members(&self) -> Vec<(&'static str, String)> {
-        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        match self {
-            Self::Ec(pair) => {
-                // X9.62: 0x04, then both coordinates in full length.
-                let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-                vec![("crv", "P-256".to_owned()), ("kty", "EC".to_owned()), ("x", text(x)), ("y", text(y))]
-            }
-            Self::Rsa(pair) => {
-                let public = pair.public_key();
-                vec![
-                    ("e", text(public.exponent().big_endian_without_leading_zero())),
-                    ("kty", "RSA".to_owned()),
-                    ("n", text(public.modulus().big_endian_without_leading_zero())),
-                ]
-            }
-        }
-    }
-}
-
 impl SigningKey {
-    fn new(pair: Pair, since: DateTime<Utc>) -> Self {
-        let members: serde_json::Map<String, Value> =
-            pair.public_members().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        // serde_json writes a map in the order of its names and without spaces, which is just the form of RFC 7638.
-        let kid = URL_SAFE_NO_PAD.encode(Sha256::digest(Value::Object(members.clone()).to_string()));
-        let mut jwk = members;
-        jwk.insert("kid".to_owned(), kid.clone().into());
-        jwk.insert("alg".to_owned(), jose(pair.algorithm()).into());
-        jwk.insert("use".to_owned(), "sig".into());
-        Self { pair, kid, since, jwk: jwk.into() }
+    /// The key in this PKCS#8 file; `None` when it is of no kind that we sign with.
+    fn from_pem(pem: &[u8], since: DateTime<Utc>) -> Option<Self> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+        let der = der.secret_pkcs8_der();
+        // Only the cryptographic library tells what kind of key it is, and whether it is sound.
+        let (private, algorithm) = if EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).is_ok() {
+            (EncodingKey::from_ec_pem(pem).ok()?, Algorithm::Es256)
+        } else if rsa::KeyPair::from_pkcs8(der).is_ok() {
+            (EncodingKey::from_rsa_pem(pem).ok()?, Algorithm::Rs256)
+        } else {
+            return None;
+        };
+        let mut jwk = Jwk::from_encoding_key(&private, algorithm.into()).ok()?;
+        let kid = jwk.thumbprint(ThumbprintHash::SHA256).ok()?;
+        jwk.common.key_id = Some(kid.clone());
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        Some(Self { private, algorithm, kid, since, jwk })
     }
 
     fn read(path: &Path) -> Result<Self, KeyError> {
@@ -258,17 +229,8 @@ impl SigningKey {
             return Err(KeyError::NotAKey(path.to_owned()));
         }
         let pem = Zeroizing::new(fs::read(path).map_err(at(path))?);
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| KeyError::NotAKey(path.to_owned()))?;
-        let der = der.secret_pkcs8_der();
-        let pair = if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
-            Pair::Ec(pair)
-        } else if let Ok(pair) = rsa::KeyPair::from_pkcs8(der) {
-            Pair::Rsa(Box::new(pair))
-        } else {
-            return Err(KeyError::NotAKey(path.to_owned()));
-        };
         let since = about.modified().map_err(at(path))?;
-        Ok(Self::new(pair, since.into()))
+        Self::from_pem(&pem, since.into()).ok_or_else(|| KeyError::NotAKey(path.to_owned()))
     }
 }
 
@@ -296,31 +258,31 @@ fn refuse_exposed(path: &Path, mode: u32, forbidden: u32, wanted: u32) -> Result
 
 /// Makes a key and its file. The file appears whole or not at all, and survives a power failure.
 fn make_key(dir: &Path, algorithm: Algorithm) -> Result<(), KeyError> {
-    let (pair, der) = generate(algorithm)?;
-    let key = SigningKey::new(pair, DateTime::UNIX_EPOCH);
+    let pem = pem(&generate(algorithm)?);
+    let key = SigningKey::from_pem(pem.as_bytes(), DateTime::UNIX_EPOCH).ok_or(KeyError::Crypto("read its own key"))?;
     let name = format!("{}-{}", jose(algorithm).to_ascii_lowercase(), &key.kid[..8]);
     let (temporary, path) = (dir.join(format!(".{name}.tmp")), dir.join(format!("{name}.pem")));
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(at(&temporary))?;
-    file.write_all(pem(&der).as_bytes()).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
+    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
     fs::rename(&temporary, &path).map_err(at(&path))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
-fn generate(algorithm: Algorithm) -> Result<(Pair, Zeroizing<Vec<u8>>), KeyError> {
+/// A new private key, as PKCS#8.
+fn generate(algorithm: Algorithm) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let failed = |_| KeyError::Crypto("make a key");
-    Ok(match algorithm {
+    let der = match algorithm {
         Algorithm::Es256 => {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?;
-            let der = pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec();
-            (Pair::Ec(pair), der.into())
+            pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec()
         }
         Algorithm::Rs256 => {
             let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
-            let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?.as_ref().to_vec();
-            (Pair::Rsa(Box::new(pair)), der.into())
+            AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(failed)?.as_ref().to_vec()
         }
-    })
+    };
+    Ok(der.into())
 }
 
 fn pem(der: &[u8]) -> Zeroizing<String> {
