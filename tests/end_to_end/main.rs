@@ -1,5 +1,6 @@
 //! What must be true, each shown on a real API server. All tests share one lab, see [`lab::suite`].
 
+mod helm;
 mod one_command;
 
 use std::path::Path;
@@ -13,6 +14,6 @@ fn main() -> ExitCode {
         stepup_server: env!("CARGO_BIN_EXE_stepup-server").into(),
     };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
-    let tests = [one_command::tests()].concat();
+    let tests = [one_command::tests(), helm::tests()].concat();
     lab::suite::main(&directory, &programs, tests)
 }
