@@ -40,7 +40,7 @@ test: build
 
 ## make bench        speed, beside what it is measured against
 bench:
-	@$(CARGO) bench $(ALL)
+	@$(CARGO) bench --all-features --bench speed
 
 ## make lint         formatting, clippy for each set of features, licences and sources of the dependencies
 lint:
