@@ -18,10 +18,10 @@ use crate::client::error::Error;
 use crate::client::parent::{Asker, Intent, Process, Scope};
 use crate::client::paths::{self, Files, Paths};
 use crate::client::profile::{self, Profile};
-use crate::client::step_up::{self, Bind, StepUpOptions};
+use crate::client::step_up::{Bind, StepUpOptions, Turn};
 use crate::client::{Clock, output, prompt, session};
 use crate::secret::Secret;
-use crate::wire::challenge::Challenge;
+use crate::wire::challenge::{Challenge, ChallengeList};
 use crate::wire::exec_credential::{ApiVersion, ExecCredential, ExecInfo};
 
 /// Just under the second that a 429 asks the client to wait (`Retry-After: 1`), so that client-go
@@ -187,23 +187,16 @@ fn after_denial(
         return Ok(None);
     }
     let profile = Profile::load(paths, &args.profile)?;
-    let pending = match Server::new(&profile, &session.base_token)?.challenges() {
-        Err(error @ Error::Server { .. }) => {
+    let server = Server::new(&profile, &session.base_token)?;
+    let mut denials = Denials { asker, ours: Vec::new() };
+    let pending = server.challenges().inspect_err(|error| {
+        if let Error::Server { .. } = error {
             let _ = cache::write_bytes(&files.state(UNREACHABLE), b"");
-            return Err(error);
         }
-        pending => pending?,
-    };
-    let intent = asker.map_or(Intent::Unknown, Asker::intent);
-    let Some(challenge) = pending.challenges.iter().find(|challenge| is_ours(challenge, pending.server_time, intent))
-    else {
-        return Ok(None);
-    };
-    if let (Some(grant), Some(asker)) = (&challenge.covered_by, asker) {
-        let tokens = visible(asker).flat_map(|scope| cache::elevated(files, &scope, clock()));
-        if let Some(elevated) = tokens.into_iter().find(|elevated| elevated.has(grant)) {
-            return Ok(Some(elevated));
-        }
+    })?;
+    let Some(challenge) = denials.newest_in(&pending) else { return Ok(None) };
+    if let Some(elevated) = denials.covering(&challenge, files, clock()) {
+        return Ok(Some(elevated));
     }
     let options = StepUpOptions {
         reason: args.reason.clone(),
@@ -211,13 +204,54 @@ fn after_denial(
         bind: Bind::Parent,
         interactive: prompt::person_is_there(),
     };
-    step_up::take_up(&profile, std::slice::from_ref(challenge), &options, clock).map(Some)
+    let turn = Turn::take(&profile, options.interactive, clock)?;
+    if !turn.waited() {
+        return turn.take_up(&server, &[challenge], &options).map(Some);
+    }
+    // Whoever went first may have answered this one, and a denial is no longer recent after somebody's sign-in.
+    let Some(challenge) = denials.newest_in(&server.challenges()?) else { return Ok(None) };
+    match denials.covering(&challenge, files, clock()) {
+        Some(elevated) => Ok(Some(elevated)),
+        None => turn.take_up(&server, &[challenge], &options).map(Some),
+    }
 }
 
-/// Whether `challenge` was just raised by a request that this process made and will repeat.
-fn is_ours(challenge: &Challenge, server_time: DateTime<Utc>, intent: Intent) -> bool {
-    challenge.denied_at.is_some_and(|denied_at| server_time - denied_at <= RECENT)
-        && challenge.actions.iter().any(|action| intent.may(action))
+/// Finds the denial of this process among the pending challenges: the server cannot tell which of a person's processes
+/// made a request.
+struct Denials<'a> {
+    asker: Option<&'a Asker>,
+    /// Challenges that were ours when we first looked.
+    ours: Vec<String>,
+}
+
+impl Denials<'_> {
+    /// The newest challenge that was just raised by a request that this process may have made and will repeat: one that
+    /// its arguments name, if there is one.
+    fn newest_in(&mut self, pending: &ChallengeList) -> Option<Challenge> {
+        let intent = self.asker.map_or(Intent::Unknown, Asker::intent);
+        let is_recent = |challenge: &Challenge| {
+            challenge.denied_at.is_some_and(|denied_at| pending.server_time - denied_at <= RECENT)
+        };
+        let may_be_ours = |challenge: &&Challenge| {
+            let seen = self.ours.contains(&challenge.id);
+            seen || is_recent(challenge) && challenge.actions.iter().any(|action| intent.may(action))
+        };
+        let ours: Vec<&Challenge> = pending.challenges.iter().filter(may_be_ours).collect();
+        let is_named = |challenge: &&&Challenge| {
+            let named = |asker: &Asker| challenge.actions.iter().any(|action| asker.names(action));
+            self.asker.is_some_and(named)
+        };
+        let newest = ours.iter().find(is_named).or(ours.first()).map(|challenge| (*challenge).clone());
+        self.ours = ours.iter().map(|challenge| challenge.id.clone()).collect();
+        newest
+    }
+
+    /// A token held for this process that already covers `challenge`.
+    fn covering(&self, challenge: &Challenge, files: &Files, now: DateTime<Utc>) -> Option<Elevated> {
+        let (grant, asker) = (challenge.covered_by.as_ref()?, self.asker?);
+        let held = visible(asker).flat_map(|scope| cache::elevated(files, &scope, now));
+        held.into_iter().find(|elevated| elevated.has(grant))
+    }
 }
 
 fn was_unreachable(files: &Files, now: DateTime<Utc>) -> bool {

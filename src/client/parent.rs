@@ -77,10 +77,22 @@ impl Asker {
         self.terminal.or(self.grandparent.map(Scope::Process)).into_iter().chain([Scope::Anyone])
     }
 
+    /// Whether the parent's arguments name the object of `action`: a hint.
+    pub fn names(&self, action: &Action) -> bool {
+        names(&platform::arguments(self.process), action)
+    }
+
     /// What the parent's arguments hint at.
     pub fn intent(&self) -> Intent {
         Intent::of(&platform::arguments(self.process))
     }
+}
+
+/// Whether one of the arguments is the action's object: `prod`, `ns/prod`.
+fn names(arguments: &[String], action: &Action) -> bool {
+    let Some(name) = action.name.as_deref() else { return false };
+    let is_name = |word: &String| word == name || word.rsplit_once('/').is_some_and(|(_, last)| last == name);
+    arguments.iter().skip(1).any(is_name)
 }
 
 /// What a process is about to do, going by its arguments: a hint, never trusted. A wrong one costs a prompt or a 403.
@@ -362,6 +374,13 @@ mod tests {
         }
         assert_eq!(Intent::of(&[]), Intent::Unknown);
         assert!(Intent::Unknown.may(&action("delete")));
+    }
+
+    #[test]
+    fn arguments_name_objects() {
+        let named = |line: &str| names(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), &action("delete"));
+        assert!(named("kubectl delete ns prod") && named("kubectl delete ns/prod"));
+        assert!(!named("kubectl delete ns production") && !named("prod"));
     }
 
     #[test]

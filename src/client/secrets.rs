@@ -16,13 +16,16 @@ use crate::client::error::Error;
 use crate::client::output;
 use crate::client::paths;
 use crate::client::profile::Profile;
+use crate::client::prompt;
 use crate::secret::Secret;
 
 /// Environment variable that says where to keep new refresh tokens: `keyring` or `file`.
 pub const WHERE: &str = "KUBECTL_STEPUP_SECRETS";
 
 const SERVICE: &str = "kubectl-stepup";
-/// A keyring that is locked asks the person to unlock it, who may not be there.
+/// How long a keyring may take that is not locked.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long a person may take to unlock it.
 const PATIENCE: Duration = Duration::from_secs(30);
 const REMEMBERED: &str = "secrets.json";
 const FILE: &str = "refresh-token";
@@ -69,13 +72,14 @@ pub fn load(profile: &Profile) -> Result<Option<Secret>, Error> {
     }
 }
 
-/// Keeps the refresh token, and says where when that changes.
-pub fn store(profile: &Profile, token: &Secret) -> Result<Place, Error> {
+/// Keeps the refresh token, and says so when it is not in the keyring. A renewed one goes where the one before was; for
+/// that of a new sign-in the keyring is tried again.
+pub fn store(profile: &Profile, token: &Secret, is_renewal: bool) -> Result<Place, Error> {
     let before = place(profile);
-    let wanted = match (before, env::var(WHERE).as_deref()) {
-        (_, Ok("file")) => Place::File,
-        (_, Ok("keyring")) | (None | Some(Place::Keyring), _) => Place::Keyring,
-        (Some(Place::File), _) => Place::File,
+    let wanted = match env::var(WHERE).as_deref() {
+        Ok("file") => Place::File,
+        _ if is_renewal => before.unwrap_or(Place::Keyring),
+        _ => Place::Keyring,
     };
     let bytes = Secret::clone(token);
     let kept = match wanted {
@@ -142,7 +146,14 @@ fn with_entry<T: Send + 'static>(
         };
         let _ = sender.send(done);
     });
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it does not answer: is it locked?".to_owned()))
+    let no_answer = |_| Err("it does not answer: is it locked?".to_owned());
+    receiver.recv_timeout(GRACE).unwrap_or_else(|error| {
+        if !prompt::person_is_there() {
+            return no_answer(error);
+        }
+        output::note("kubectl-stepup: waiting for the OS keyring (does it ask to be unlocked?)");
+        receiver.recv_timeout(PATIENCE).unwrap_or_else(no_answer)
+    })
 }
 
 /// The error without its payload: some variants carry the secret that would not fit.
@@ -165,7 +176,7 @@ mod tests {
         let profile = Profile::new(&Paths::under(home.path()), &"p".parse().unwrap(), "https://idp", "k");
         cache::write(&profile.files.state(REMEMBERED), &Remembered { place: Place::File }).unwrap();
         assert_eq!(load(&profile).unwrap(), None);
-        assert_eq!(store(&profile, &Secret::new("r1")).unwrap(), Place::File);
+        assert_eq!(store(&profile, &Secret::new("r1"), true).unwrap(), Place::File);
         assert_eq!(load(&profile).unwrap(), Some(Secret::new("r1")));
         #[cfg(unix)]
         {

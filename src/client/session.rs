@@ -214,7 +214,7 @@ fn keep(profile: &Profile, tokens: Tokens, is_renewal: bool, now: DateTime<Utc>)
     }
     let refresh_token = match (&tokens.refresh_token, is_renewal) {
         // First of all: when the provider rotates, the old one is worth nothing now.
-        (Some(token), _) => secrets::store(profile, token).map_err(complain).ok(),
+        (Some(token), _) => secrets::store(profile, token, is_renewal).map_err(complain).ok(),
         (None, true) => secrets::place(profile),
         (None, false) => {
             secrets::forget(profile).unwrap_or_else(complain);

@@ -56,32 +56,61 @@ pub fn take_up(
     options: &StepUpOptions,
     clock: Clock,
 ) -> Result<Elevated, Error> {
-    let since = clock();
     let session = session::current(profile, clock)?;
     let server = Server::new(profile, &session.base_token)?;
-    let turn = my_turn(profile, options)?;
+    let turn = Turn::take(profile, options.interactive, clock)?;
     let mut challenges = challenges.to_vec();
-    if turn.waited {
+    if turn.waited() {
         let pending = server.challenges()?.challenges;
         challenges.retain(|challenge| pending.iter().any(|other| other.id == challenge.id));
     }
-    if challenges.is_empty() {
-        return Err(Error::Overtaken);
-    }
-    let story =
-        Story { profile, server: &server, challenges: &challenges, options, asker: Asker::find(), since, clock };
-    let outcome = story.run();
-    if let Err(error) = &outcome {
-        story.tell(error);
-    }
-    outcome
+    turn.take_up(&server, &challenges, options)
 }
 
-/// One prompt at a time for each person and cluster (invariant 8). A lock of its own: whoever needs no step-up must not
-/// wait for somebody's sign-in.
-fn my_turn(profile: &Profile, options: &StepUpOptions) -> Result<Lock, Error> {
-    let announce = options.interactive.then_some("the step-up of another command");
-    Lock::take(&profile.files.state("step-up.lock"), prompt::PATIENCE + Duration::from_secs(30), announce)
+/// The right to prompt: one at a time for each person and cluster (invariant 8). A lock of its own: whoever needs no
+/// step-up must not wait for somebody's sign-in.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    profile: &'a Profile,
+    lock: Lock,
+    /// Since when we have been waiting for it.
+    since: DateTime<Utc>,
+    clock: Clock,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits for it.
+    pub fn take(profile: &'a Profile, is_interactive: bool, clock: Clock) -> Result<Self, Error> {
+        let since = clock();
+        let announce = is_interactive.then_some("the step-up of another command");
+        let limit = prompt::PATIENCE + Duration::from_secs(30);
+        let lock = Lock::take(&profile.files.state("step-up.lock"), limit, announce)?;
+        Ok(Self { profile, lock, since, clock })
+    }
+
+    /// Whether somebody else had it first, and may have answered our challenges too.
+    pub fn waited(&self) -> bool {
+        self.lock.waited
+    }
+
+    /// See [`take_up`].
+    pub fn take_up(
+        self,
+        server: &Server,
+        challenges: &[Challenge],
+        options: &StepUpOptions,
+    ) -> Result<Elevated, Error> {
+        if challenges.is_empty() {
+            return Err(Error::Overtaken);
+        }
+        let Self { profile, lock: _lock, since, clock } = self;
+        let story = Story { profile, server, challenges, options, asker: Asker::find(), since, clock };
+        let outcome = story.run();
+        if let Err(error) = &outcome {
+            story.tell(error);
+        }
+        outcome
+    }
 }
 
 /// One step-up.

@@ -219,6 +219,16 @@ impl Home {
         Terminal::start(command, out, times)
     }
 
+    /// A shell that runs `script` without a terminal; gives what it leaves behind in `1.out`, `1.err`, `1.code` and so on.
+    pub fn shell(&self, script: &str) -> impl Fn(usize) -> Vec<Run> + use<> {
+        let out = self.script("unused", 0, false);
+        let mut command = Command::new("setsid");
+        command.args(["sh", "-c", script]).current_dir(&out);
+        self.arrange(&mut command);
+        assert!(command.stdin(Stdio::null()).status().unwrap().success());
+        move |times| Self::runs(&out, times)
+    }
+
     /// A shell that runs `script` on a terminal of its own; it may leave `1.out` and `1.code` behind.
     pub fn shell_on_terminal(&self, script: &str) -> Terminal {
         let out = self.script("unused", 0, false);
@@ -231,13 +241,12 @@ impl Home {
     /// The shell reads a file that is called like kubectl's command, so that its arguments look like kubectl's.
     fn script(&self, arguments: &str, times: usize, hides_stderr: bool) -> PathBuf {
         let out = tempfile::Builder::new().prefix("kubectl").tempdir_in(self.directory.path()).unwrap().keep();
-        let mut script = String::new();
-        for number in 1..=times {
+        let lines = (1..=times).map(|number| {
             let hide = if hides_stderr { format!("2>{number}.err") } else { String::new() };
-            script +=
-                &format!("\"$PLUGIN\" get-token --profile p </dev/null >{number}.out {hide}; echo $? >{number}.code\n");
-        }
-        fs::write(out.join(arguments.split(' ').next().unwrap()), script).unwrap();
+            format!("\"$PLUGIN\" get-token --profile p </dev/null >{number}.out {hide}; echo $? >{number}.code\n")
+        });
+        let script: Vec<String> = lines.collect();
+        fs::write(out.join(arguments.split(' ').next().unwrap()), script.concat()).unwrap();
         out
     }
 

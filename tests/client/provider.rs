@@ -18,6 +18,7 @@ pub const CLIENT: &str = "kubernetes";
 
 /// How it behaves; the defaults are those of a good provider and a person who signs in at once.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a way to misbehave")]
 pub struct Manners {
     /// `acr` of what it signs.
     pub acr: Option<&'static str>,
@@ -302,17 +303,15 @@ fn token(
             state.complaints.push("the code_verifier does not fit the code_challenge".into());
         }
         state.polls += 1;
-        if state.manners.denies {
-            return error("access_denied");
-        }
         if state.manners.ignores || state.polls <= state.manners.pending_polls {
             return error("authorization_pending");
         }
+        if state.manners.denies {
+            return error("access_denied");
+        }
     }
-    let (acr, age, life) = match is_refresh {
-        true => (Some("urn:pwd"), 600, state.manners.life),
-        false => (state.manners.acr, state.manners.age, state.manners.life),
-    };
+    let (acr, age) = if is_refresh { (Some("urn:pwd"), 600) } else { (state.manners.acr, state.manners.age) };
+    let life = state.manners.life;
     let id_token = sign(issuer, key, &mut state, acr, age, life);
     let mut body =
         json!({"access_token": "access-secret", "token_type": "Bearer", "expires_in": 60, "id_token": id_token});

@@ -203,7 +203,7 @@ fn a_reason_that_nobody_can_be_asked_for_declines_and_says_how_to_give_it() {
     let runs = home.kubectl("delete namespace prod", 2);
     assert_eq!(runs[1].token(), home.base_token);
     assert!(runs[1].stderr.contains("KUBECTL_STEPUP_REASON"), "{}", runs[1].stderr);
-    assert_eq!(home.server.declined(), [("ch-1".to_owned(), "declined".to_owned())]);
+    assert_eq!(home.server.declined(), [("ch-1".to_owned(), "no-reason".to_owned())]);
     assert_eq!(home.browsed(), [""; 0]);
 }
 
@@ -227,8 +227,8 @@ fn a_reason_is_asked_on_the_terminal_and_again_when_the_server_does_not_like_it(
 #[test]
 fn ctrl_c_declines() {
     let home = Home::builder().manners(|manners| manners.ignores = true).build();
-    home.server.deny("ch-1", "delete", "prod");
     assert_eq!(home.get_token().token(), home.base_token);
+    home.server.deny("ch-1", "delete", "prod");
     let child = home.command(&["get-token", "--profile", "p"]).spawn().unwrap();
     while home.provider.polls() == 0 {
         std::thread::sleep(Duration::from_millis(10));
@@ -252,18 +252,33 @@ fn a_person_whose_stderr_is_hidden_sees_the_prompt_on_the_terminal() {
 }
 
 #[test]
-fn fifty_at_once_make_one_prompt() {
-    let home = Home::builder().manners(|manners| manners.pending_polls = 1).build();
-    assert_eq!(home.get_token().token(), home.base_token);
+fn fifty_at_once_make_one_prompt_and_each_gets_its_own_grant() {
+    let home = Home::builder().manners(|manners| manners.pending_polls = 2).build();
     for number in 0..50 {
         home.server.deny(&format!("ch-{number}"), "delete", "prod");
     }
-    let children: Vec<_> = (0..50).map(|_| home.command(&["get-token", "--profile", "p"]).spawn().unwrap()).collect();
-    for child in children {
-        assert!(!Run::of(&child.wait_with_output().unwrap()).token().is_empty());
-    }
+    // One process that runs many plugins at once, as helm and kubectl apply do.
+    let plugin = "\"$PLUGIN\" get-token --profile p";
+    let runs = home.shell(&format!(
+        "{plugin} >0.out
+         for n in $(seq 50); do {plugin} >$n.out 2>$n.err </dev/null & eval pid$n=$!; done
+         for n in $(seq 50); do eval wait '$'pid$n; echo $? >$n.code; done"
+    ));
+    let mut tokens: Vec<String> = runs(50).iter().map(Run::token).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 50);
     assert_eq!(home.provider.device_requests().len(), 1);
     assert_eq!(home.browsed().len(), 1);
+}
+
+#[test]
+fn a_command_takes_up_the_denial_that_its_arguments_name() {
+    let home = Home::new();
+    home.server.deny("ch-prod", "delete", "prod");
+    home.server.deny("ch-newer", "delete", "other");
+    assert_eq!(home.kubectl("delete namespace prod", 2)[1].token(), "elevated-1");
+    assert_eq!(home.server.exchanges()[0]["challenge"], "ch-prod");
 }
 
 #[test]

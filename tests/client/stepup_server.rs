@@ -49,7 +49,7 @@ impl StepupServer {
             "actions": [{"verb": verb, "resource": "namespaces", "namespace": namespace, "name": namespace}],
             "acrValues": ["urn:mfa"], "maxAge": state.max_age,
             "grant": {"ttl": 300, "uses": 1, "covers": [format!("{verb} namespaces/{namespace}")]},
-            "createdAt": now, "deniedAt": now - TimeDelta::seconds(ago), "expiresAt": now + TimeDelta::minutes(10),
+            "createdAt": now, "deniedAt": ago, "expiresAt": now + TimeDelta::minutes(10),
         });
         if let Some(pattern) = &state.reason {
             challenge["reason"] = json!({"pattern": pattern, "hint": "a ticket"});
@@ -107,7 +107,14 @@ fn answer(request: &Request, state: &mut State) -> Response {
     let path: Vec<&str> = request.path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
     match (request.method.as_str(), path.as_slice()) {
         ("GET", ["v1", "challenges"]) => {
-            Response::json(200, &json!({"user": "alice", "serverTime": Utc::now(), "challenges": state.pending}))
+            let now = Utc::now();
+            let mut pending = state.pending.clone();
+            // However long the test has taken to get here.
+            for challenge in &mut pending {
+                let ago = challenge["deniedAt"].as_i64().map(TimeDelta::seconds).unwrap();
+                challenge["deniedAt"] = json!(now - ago);
+            }
+            Response::json(200, &json!({"user": "alice", "serverTime": now, "challenges": pending}))
         }
         ("POST", ["v1", "challenges", id, "decline"]) => {
             let cause = request.json()["cause"].as_str().unwrap_or_default().to_owned();
