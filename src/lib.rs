@@ -7,6 +7,8 @@
 pub mod action;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod no_core;
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod server;

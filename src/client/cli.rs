@@ -345,6 +345,7 @@ pub struct Complete {
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
+    crate::no_core::keep_memory_private();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // The hot path: no other command's arguments are even described.
     if arguments.get(1).is_some_and(|command| command == "get-token") {

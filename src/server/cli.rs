@@ -71,6 +71,7 @@ pub enum Part {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
+    crate::no_core::keep_memory_private();
     match Cli::parse().command {
         Command::Serve { config } => match Config::load(&config) {
             Ok(config) => finish(serve::run(config)),
