@@ -1,6 +1,6 @@
 //! What every flow works with, and the one way to make something durable.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::server::audit::{Audit, AuditError, Record};
 use crate::server::config::Config;
@@ -26,7 +26,12 @@ pub struct App {
     pub signer: Signer,
     /// Counters.
     pub metrics: Metrics,
+    /// Records of changes that were made while the audit log could not be written. They go before all others.
+    overdue: Mutex<Vec<Record>>,
 }
+
+/// Most records that are [overdue](App::commit) in memory. What is more is in the store, and written at the next start.
+const MOST_OVERDUE: usize = 10_000;
 
 /// Something could not be decided or recorded safely. Protected requests are refused while that lasts.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +77,8 @@ impl App {
         signer: Signer,
         metrics: Metrics,
     ) -> Self {
-        Self { config, policy: RwLock::new(Arc::new(policy)), store, audit, identities, signer, metrics }
+        let (policy, overdue) = (RwLock::new(Arc::new(policy)), Mutex::default());
+        Self { config, policy, store, audit, identities, signer, metrics, overdue }
     }
 
     /// The policy in force at this moment.
@@ -90,18 +96,47 @@ impl App {
         for record in &records {
             self.metrics.observe(record);
         }
-        self.audit.write(records).await.inspect_err(|_| self.metrics.audit_failed())?;
+        if !self.overdue().is_empty() {
+            self.catch_up().await?;
+        }
+        self.write(records).await
+    }
+
+    /// Writes what is overdue, if anything is, and makes sure that the audit log can be written.
+    pub async fn catch_up(&self) -> Result<(), Unavailable> {
+        let overdue = std::mem::take(&mut *self.overdue());
+        if let Err(unavailable) = self.write(overdue.clone()).await {
+            self.overdue().splice(0..0, overdue);
+            return Err(unavailable);
+        }
+        if !overdue.is_empty() {
+            self.store.acknowledge(&overdue);
+        }
         Ok(())
     }
 
+    async fn write(&self, records: Vec<Record>) -> Result<(), Unavailable> {
+        Ok(self.audit.write(records).await.inspect_err(|_| self.metrics.audit_failed())?)
+    }
+
+    fn overdue(&self) -> MutexGuard<'_, Vec<Record>> {
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a change and its records durable: in the store together, then in the audit log. Only then may the answer
-    /// leave. When the audit log fails, the change stays made (a use is spent) and the caller must refuse.
+    /// leave. When the audit log fails, the change stays made (a use is spent) and the caller must refuse; its records are
+    /// written as soon as the log can be again.
     pub async fn commit(&self, transaction: Transaction) -> Result<Committed, Unavailable> {
         let records = transaction.audit.clone();
         if self.store.commit(transaction).await? == Committed::Conflict {
             return Ok(Committed::Conflict);
         }
-        self.record(records.clone()).await?;
+        if let Err(unavailable) = self.record(records.clone()).await {
+            let mut overdue = self.overdue();
+            let room = MOST_OVERDUE.saturating_sub(overdue.len());
+            overdue.extend(records.into_iter().take(room));
+            return Err(unavailable);
+        }
         self.store.acknowledge(&records);
         Ok(Committed::Done)
     }

@@ -24,6 +24,9 @@ use crate::server::config::Sink;
 const RECOVERY_WINDOW: u64 = 64 * 1024 * 1024;
 /// How many records share one flush at most.
 const BATCH: usize = 512;
+/// Room on the disk, in bytes, without which the log is as good as full.
+#[cfg(target_os = "linux")]
+const ROOM: u64 = 16 * 1024;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,12 +328,32 @@ fn append_durably(path: &Path, file: &mut File, lines: &[u8]) -> io::Result<()> 
         *file = open_log(path)?;
     }
     let before = file.metadata()?.len();
+    if lines.is_empty() {
+        check_room(file, before)?;
+    }
     let written = file.write_all(lines).and_then(|()| file.sync_data());
     if written.is_err() {
         // The failed write is the error worth telling; if even this fails, the line ends when the log is opened again.
         let _ = file.set_len(before);
     }
     written
+}
+
+/// Whether the disk has room for what comes next: asked by a write of nothing, before it matters. Reserves that room;
+/// where the file system does not know how, the next record will tell.
+#[cfg(target_os = "linux")]
+fn check_room(file: &File, end: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    match fallocate(file, FallocateFlags::KEEP_SIZE, end, ROOM) {
+        Err(full @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(full.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn check_room(_file: &File, _end: u64) -> io::Result<()> {
+    Ok(())
 }
 
 /// Whether the log was renamed or deleted under us (logrotate).

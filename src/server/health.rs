@@ -135,7 +135,7 @@ impl Health {
 
     async fn look(&self, app: &App) -> Report {
         let store = Part::from(app.store.probe().await.err().map(|error| error.to_string()));
-        let audit = Part::from(app.audit.write(Vec::new()).await.err().map(|error| error.to_string()));
+        let audit = Part::from(app.catch_up().await.err().map(|error| error.to_string()));
         let policy = app.policy();
         let policy_error = self.policy.get();
         let keys_error = self.keys.get();

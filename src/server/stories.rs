@@ -584,6 +584,37 @@ async fn without_store_or_audit_log_protected_requests_are_refused_and_others_ar
 }
 
 #[tokio::test]
+async fn what_could_not_be_recorded_is_recorded_once_it_can_be() {
+    let server = Server::start_with(|config| {
+        let [Sink::File { path }] = &mut config.audit.sinks[..] else { panic!("one file") };
+        *path = path.with_file_name("log").join("audit.jsonl");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+    })
+    .await;
+    let log = server.dir.path().join("log");
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), start()).await;
+    let id = server.newest(&asker("alice", Some("base")), start()).await;
+    let grant = server.step_up("alice", &id, start()).await.unwrap().grant;
+    // Nothing can be written: the use is made and not recorded, so its request must not go on.
+    std::fs::rename(&log, log.with_extension("away")).unwrap();
+    let retry = server.admit(&delete_namespace("2", "prod", "alice", &grant.id), start()).await;
+    assert_eq!(code(&retry), 503);
+    assert!(server.app.catch_up().await.is_err());
+
+    std::fs::rename(log.with_extension("away"), &log).unwrap();
+    for uid in ["3", "4"] {
+        let again = server.admit(&delete_namespace(uid, "prod", "alice", &grant.id), start()).await;
+        assert_eq!(code(&again), 429, "it was used");
+    }
+    let events: Vec<_> = records(&log.join("audit.jsonl")).into_iter().map(|record| record.event).collect();
+    let expected = [Event::Challenge, Event::StepUp, Event::Mint, Event::Use, Event::Challenge, Event::Challenge];
+    assert_eq!(events, expected);
+    // The purge goes through the same queue, so it ends after the acknowledgement was applied.
+    server.app.store.purge(start() - Duration::days(1)).await.unwrap();
+    assert!(server.app.store.unacknowledged().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn the_provider_being_down_stops_step_ups_alone() {
     let server = Server::start().await;
     let now = start();
