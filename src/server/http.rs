@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -254,9 +255,14 @@ async fn request_challenges(State(shared): State<Arc<Shared>>, request: Asked) -
     Ok(personal(&raised))
 }
 
-async fn decline(State(shared): State<Arc<Shared>>, Path(id): Path<String>, request: Asked) -> Outcome {
+async fn decline(
+    State(shared): State<Arc<Shared>>,
+    id: Result<Path<String>, PathRejection>,
+    request: Asked,
+) -> Outcome {
     let (now, source) = (Utc::now(), source_of(&request));
     let asker = asker(&shared, request.headers(), &source, now).await?;
+    let id = id_of(id)?;
     let Decline { cause } = body_of(request).await?;
     let app = Arc::clone(&shared.app);
     run_to_the_end(async move { challenge::decline(&app, &asker, &id, cause, &source, now).await }).await??;
@@ -270,9 +276,10 @@ async fn grants(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
     Ok(personal(&grant::list(&shared.app, &asker, all, now).await?))
 }
 
-async fn revoke(State(shared): State<Arc<Shared>>, Path(id): Path<String>, request: Asked) -> Outcome {
+async fn revoke(State(shared): State<Arc<Shared>>, id: Result<Path<String>, PathRejection>, request: Asked) -> Outcome {
     let (now, source) = (Utc::now(), source_of(&request));
     let asker = asker(&shared, request.headers(), &source, now).await?;
+    let id = id_of(id)?;
     let app = Arc::clone(&shared.app);
     run_to_the_end(async move { grant::revoke(&app, &asker, &id, &source, now).await }).await??;
     Ok(with_status(StatusCode::NO_CONTENT, Body::empty()))
@@ -338,6 +345,11 @@ async fn asker(shared: &Shared, headers: &HeaderMap, source: &Source, now: DateT
 fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+}
+
+/// An identifier that is no text names nothing.
+fn id_of(id: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    id.map(|Path(id)| id).map_err(|_| Problem::new(404, "not_found", "there is nothing at this address"))
 }
 
 async fn body_of<T: DeserializeOwned>(request: Asked) -> Result<T, Problem> {
