@@ -102,7 +102,10 @@ pub enum Refused {
     #[error("the token has several audiences and was issued to another client (azp)")]
     AuthorizedParty,
     /// Over.
-    #[error("the token expired {} ago", seconds(.0))]
+    #[error(
+        "the token expired {} ago: sign in again; if you just did, check the clocks of this server and of the identity \
+         provider", seconds(.0)
+    )]
     Expired(TimeDelta),
     /// Not yet begun.
     #[error("the token is not valid for another {}: check the clocks of this server and of the identity provider", seconds(.0))]
