@@ -1,7 +1,7 @@
 // The lab's OpenID provider: the npm package oidc-provider over TLS, with people who have a password and perhaps a TOTP secret.
 // Configured by environment; prints one line when it is ready.
 import { createPrivateKey, randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { appendFileSync, readFileSync } from 'node:fs';
 import https from 'node:https';
 
 import Provider, { interactionPolicy } from 'oidc-provider';
@@ -121,6 +121,18 @@ provider.use(async (ctx, next) => {
   await next();
   if (ctx.oidc?.route === 'device_authorization' && ctx.status === 200) {
     ctx.body.interval = pollInterval;
+  }
+});
+
+// A test that looks for leaks has to know what must not leak: a line for each secret, both those given and those shown.
+const secretsFile = process.env.LAB_PROVIDER_SECRETS;
+const SECRETS = ['device_code', 'code', 'code_verifier', 'id_token', 'access_token', 'refresh_token'];
+provider.use(async (ctx, next) => {
+  await next();
+  if (!secretsFile || !['device_authorization', 'token'].includes(ctx.oidc?.route)) return;
+  for (const source of [ctx.oidc.params, ctx.body]) {
+    const found = SECRETS.filter((name) => typeof source?.[name] === 'string');
+    appendFileSync(secretsFile, found.map((name) => `${name} ${source[name]}\n`).join(''));
   }
 });
 

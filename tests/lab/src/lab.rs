@@ -13,6 +13,7 @@ use crate::plan::{Options, Plan, Ports, Programs};
 use crate::process::{Daemon, await_that};
 use crate::role::Tie;
 use crate::session::{Outcome, Session};
+use crate::trouble::Wrapper;
 
 /// How long the API server may take to write down what it has answered.
 const AUDIT_LIMIT: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ impl Lab {
         let etcd = plan.start_etcd(tie)?;
         // The API server fetches both issuers' keys when it starts, and tries again only ten seconds later.
         let provider = plan.start_provider(tie)?;
-        let stepup_server = plan.start_stepup_server(tie)?;
+        let stepup_server = plan.start_stepup_server(tie, &Wrapper::default())?;
         plan.render()?;
         let api_server = plan.start_api_server(tie)?;
         let controller_manager = plan.start_controller_manager(tie)?;
@@ -154,6 +155,11 @@ impl Lab {
         self.plan.api_server_url()
     }
 
+    /// A program of the people's `PATH`: `kubectl`, `kubectl-stepup`, `stepup-server`, `lab-browser`, …
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.plan.program(name)
+    }
+
     /// The administrator's kubeconfig.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.plan.admin_kubeconfig()
@@ -255,7 +261,12 @@ impl Lab {
 
     /// Kills stepup-server if it runs, and starts it again.
     pub fn restart_stepup_server(&self) -> Result<()> {
-        restart(&self.stepup_server, || self.plan.start_stepup_server(Tie::ToParent))
+        self.restart_stepup_server_under(&Wrapper::default())
+    }
+
+    /// The same, in trouble.
+    pub fn restart_stepup_server_under(&self, wrapper: &Wrapper) -> Result<()> {
+        restart(&self.stepup_server, || self.plan.start_stepup_server(Tie::ToParent, wrapper))
     }
 
     /// Kills the provider if it runs, and starts it again. It forgets all sessions and refresh tokens.

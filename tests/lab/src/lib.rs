@@ -4,6 +4,7 @@
 //! - [`Lab::start`] runs one for a test binary; all of it ends with the value, and with the process.
 //! - [`standing::up`] and [`standing::down`] are `make lab` and `make lab-down`.
 //! - [`demo::run`] is `make demo`.
+//! - [`trouble`] is what a server can be in: a wrong clock, a full disk.
 //! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them, [`window::Window`] a
 //!   shell on that screen.
 //!
@@ -27,6 +28,7 @@ pub mod suite;
 pub mod terminal;
 mod tools;
 mod totp;
+pub mod trouble;
 pub mod window;
 
 /// Builds what the lab needs from other projects, once; later calls find it in the user's cache.

@@ -28,7 +28,7 @@ pub struct Options {
     /// The policy, instead of the sample (`tests/lab/policy.yaml`).
     pub policy: Option<String>,
     /// Variables for the identity provider: `LAB_TTL_ID_TOKEN`, `LAB_TTL_REFRESH_TOKEN`, `LAB_TTL_DEVICE_CODE`,
-    /// `LAB_DEVICE_INTERVAL` (all in seconds).
+    /// `LAB_DEVICE_INTERVAL` (all in seconds); `LAB_PROVIDER_SECRETS` (a file).
     pub provider_environment: Vec<(String, String)>,
     /// Lines added to stepup-server's configuration.
     pub extra_config: String,

@@ -8,7 +8,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process, kill_process_group, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::role::{self, Tie};

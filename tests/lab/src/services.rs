@@ -11,6 +11,7 @@ use crate::http;
 use crate::plan::{CLIENT_ID, Plan, write};
 use crate::process::Daemon;
 use crate::role::Tie;
+use crate::trouble::Wrapper;
 
 const START_LIMIT: Duration = Duration::from_mins(1);
 
@@ -111,10 +112,12 @@ log: {{format: text, level: info}}
         )
     }
 
-    pub(crate) fn start_stepup_server(&self, tie: Tie) -> Result<Daemon> {
-        let program = self.program("stepup-server");
+    pub(crate) fn start_stepup_server(&self, tie: Tie, under: &Wrapper) -> Result<Daemon> {
+        let mut words = under.0.clone();
+        words.extend([self.program("stepup-server").into(), "serve".into(), self.config_file().into()]);
+        let program = PathBuf::from(words.remove(0));
         let mut server = Daemon::start("stepup-server", &program, tie, &self.log_directory(), |command| {
-            command.arg("serve").arg(self.config_file());
+            command.args(words);
         })?;
         let client = http::client(&self.pki.ca)?;
         let url = format!("{}/readyz", self.server_url());

@@ -13,6 +13,7 @@ use crate::plan::{Options, Plan, Ports, Programs, write};
 use crate::process::{Daemon, ProcessId};
 use crate::role::Tie;
 use crate::session::{Session, environment};
+use crate::trouble::Wrapper;
 
 /// What runs, kept in `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,7 +70,7 @@ pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
     let tie = Tie::Detached;
     ensure("etcd", &|| plan.start_etcd(tie))?;
     ensure("oidc-provider", &|| plan.start_provider(tie))?;
-    ensure("stepup-server", &|| plan.start_stepup_server(tie))?;
+    ensure("stepup-server", &|| plan.start_stepup_server(tie, &Wrapper::default()))?;
     plan.render()?;
     ensure("kube-apiserver", &|| plan.start_api_server(tie))?;
     ensure("kube-controller-manager", &|| plan.start_controller_manager(tie))?;
