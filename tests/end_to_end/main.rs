@@ -1,7 +1,12 @@
 //! What must be true, each shown on a real API server. All tests share one lab, see [`lab::suite`].
 
+mod bad_input;
+mod failures;
+mod forged;
 mod helm;
+mod no_secret;
 mod one_command;
+mod raw;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,6 +19,15 @@ fn main() -> ExitCode {
         stepup_server: env!("CARGO_BIN_EXE_stepup-server").into(),
     };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lab");
-    let tests = [one_command::tests(), helm::tests()].concat();
+    // Those that take longest first.
+    let tests = [
+        failures::tests(),
+        no_secret::tests(),
+        bad_input::tests(),
+        forged::tests(),
+        one_command::tests(),
+        helm::tests(),
+    ]
+    .concat();
     lab::suite::main(&directory, &programs, tests)
 }
