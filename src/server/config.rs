@@ -183,8 +183,6 @@ pub enum Sink {
 pub struct Webhooks {
     /// Whether the cluster's API server flags can be set, so that reads are guarded too.
     pub authorization: bool,
-    /// Whether writes are guarded by admission.
-    pub admission: bool,
     /// Base URL that the API server calls, without a trailing slash.
     pub url: String,
     /// The API server's client certificate and key, as paths on *its* machine.
@@ -520,14 +518,9 @@ fn read_audit(mut fields: Fields<'_>, base: Base<'_>) -> Audit {
 }
 
 fn read_webhooks(fields: Option<Fields<'_>>, public_url: &str, base: Base<'_>) -> Webhooks {
-    let mut webhooks =
-        Webhooks { authorization: true, admission: true, url: public_url.to_owned(), client: None, directory: None };
+    let mut webhooks = Webhooks { authorization: true, url: public_url.to_owned(), client: None, directory: None };
     let Some(mut fields) = fields else { return webhooks };
     webhooks.authorization = fields.optional("authorization").unwrap_or(true);
-    webhooks.admission = fields.optional("admission").unwrap_or(true);
-    if !webhooks.authorization && !webhooks.admission {
-        fields.report("admission", "with both webhooks off nothing is protected");
-    }
     if fields.has("url") {
         webhooks.url = required_url(&mut fields, "url");
     }

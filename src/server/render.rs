@@ -65,16 +65,13 @@ pub fn render(config: &Config, policy: &Policy, directory: Option<&Path>) -> Res
         documents.push(document(Part::Authorization, "authorization.yaml", renderer.authorization()));
         documents.push(document(Part::WebhookKubeconfig, "webhook-kubeconfig.yaml", renderer.webhook_kubeconfig()?));
     }
-    if config.webhooks.admission {
-        documents.push(document(Part::AdmissionControl, "admission-control.yaml", renderer.admission_control()));
-        documents.push(document(
-            Part::AdmissionKubeconfig,
-            "admission-kubeconfig.yaml",
-            renderer.admission_kubeconfig()?,
-        ));
-        documents.push(document(Part::Admission, "validating-webhook.yaml", renderer.admission()));
-    }
-    documents.push(document(Part::Rbac, "rbac.yaml", renderer.rbac()));
+    let kubeconfig = renderer.admission_kubeconfig()?;
+    documents.extend([
+        document(Part::AdmissionControl, "admission-control.yaml", renderer.admission_control()),
+        document(Part::AdmissionKubeconfig, "admission-kubeconfig.yaml", kubeconfig),
+        document(Part::Admission, "validating-webhook.yaml", renderer.admission()),
+        document(Part::Rbac, "rbac.yaml", renderer.rbac()),
+    ]);
     Ok(documents)
 }
 
@@ -365,12 +362,11 @@ fn base_issuer(provider: &IdentityProvider) -> Result<String, RenderError> {
     if let Some(groups) = &provider.groups {
         put(&mut text, format_args!("    groups:\n{}", mapping(groups)));
     }
-    put(
-        &mut text,
-        format_args!(
-            "  userValidationRules:\n  - expression: \"user.groups.all(group, !group.startsWith('stepup:'))\""
-        ),
-    );
+    put(&mut text, format_args!("  userValidationRules:\n  - expression: \"!user.username.startsWith('system:')\""));
+    put(&mut text, format_args!("    message: a person cannot be a system user, whom no rule is about"));
+    put(&mut text, format_args!("  - expression: \"user.groups.all(group, !group.startsWith('system:'))\""));
+    put(&mut text, format_args!("    message: a person cannot be in a system group"));
+    put(&mut text, format_args!("  - expression: \"user.groups.all(group, !group.startsWith('stepup:'))\""));
     put(&mut text, format_args!("    message: groups that begin with stepup come with an elevated token only"));
     Ok(text)
 }

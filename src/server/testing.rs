@@ -329,7 +329,6 @@ pub fn config(dir: &std::path::Path, identity_providers: Vec<IdentityProvider>) 
         administrators: People::default(),
         webhooks: Webhooks {
             authorization: true,
-            admission: true,
             url: "https://stepup.example.com".to_owned(),
             client: None,
             directory: None,

@@ -241,13 +241,30 @@ impl Words {
         }
     }
 
-    /// Everybody whom any rule could be about.
+    /// Everybody whom any rule could be about: people, and the system users and groups that are named.
     fn anybody(&self, rules: &[Rule]) -> String {
-        let named = |glob: &String| glob.starts_with(SYSTEM) || !is_glob(glob);
-        if rules.iter().any(|rule| rule.subjects.users.iter().chain(&rule.subjects.groups).any(named)) {
-            return String::new();
+        let all = |globs: fn(&Subjects) -> &Vec<String>| rules.iter().flat_map(move |rule| globs(&rule.subjects));
+        let system = |globs| {
+            let named: BTreeSet<_> = all(globs).filter(|glob| glob.starts_with(SYSTEM)).cloned().collect();
+            named.into_iter().collect::<Vec<_>>()
+        };
+        // A user who is named is meant even as a member of `system:masters`.
+        let mut who = vec![if all(|subjects| &subjects.users).any(|glob| !is_glob(glob)) {
+            format!("!{}.startsWith(\"{SYSTEM}\")", self.user)
+        } else {
+            self.user_in(&Subjects::everybody())
+        }];
+        let machines = Subjects {
+            users: system(|subjects| &subjects.users),
+            groups: system(|subjects| &subjects.groups),
+            ..Subjects::default()
+        };
+        if !machines.users.is_empty() || !machines.groups.is_empty() {
+            who.push(self.user_in(&machines));
         }
-        self.user_in(&Subjects::everybody())
+        let who = any_of(&who);
+        // With more machines named than an expression should hold, nobody can be left out.
+        if who.len() > MAX_EXPRESSION / 2 { String::new() } else { who }
     }
 
     /// Whether the user is in a group that satisfies the test; `==x` stands for `x in groups`.

@@ -101,6 +101,12 @@ impl Reader<'_> {
             );
         }
         for rule in &rules {
+            if rule.max_age.is_none() && rule.enforcement == Enforcement::Enforce {
+                self.warnings.push(format!(
+                    "rule `{}` has no maxAge: a sign-in of any age will do, a base token's too where its acr is strong enough",
+                    rule.name
+                ));
+            }
             for provider in rule.acr.iter().filter(|(_, accepted)| accepted.is_empty()).map(|(provider, _)| provider) {
                 self.warnings.push(format!(
                     "rule `{}`: nobody who signs in at `{provider}` can satisfy it; give that provider a level of this name",
@@ -189,28 +195,41 @@ impl Reader<'_> {
 
     /// What could switch us off, or forge the credential that carries a grant.
     ///
-    /// Admission webhooks are not called for the admission configuration itself, so whoever edits it edits us away; and
-    /// extra values, which name the grant of a request, can be set by whoever may impersonate `userextras`.
+    /// Admission webhooks are not called for the admission configuration itself, so whoever edits it edits us away;
+    /// extra values, which name the grant of a request, can be set by whoever may impersonate `userextras`; and whoever
+    /// may impersonate a system user or a service account does what no rule is about.
     fn guardrails(&self, enforcement: Enforcement, require: Require, mut grant: Grant) -> Rule {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let pattern = |verbs: &[&str], group: &str, resources: &[&str]| ActionPattern {
+        let pattern = |verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str]| ActionPattern {
             verbs: owned(verbs),
-            api_groups: owned(&[group]),
+            api_groups: owned(groups),
             resources: owned(resources),
             namespaces: owned(&["*"]),
-            names: owned(&["*"]),
+            names: owned(names),
             non_resource_urls: vec![],
         };
         let writes = ["create", "update", "patch", "delete", "deletecollection"];
+        // `impersonate`, and what constrained impersonation asks for instead (KEP-5284).
+        let impersonate = [
+            "impersonate",
+            "impersonate:user-info",
+            "impersonate:serviceaccount",
+            "impersonate:arbitrary-node",
+            "impersonate:associated-node",
+        ];
         let rule = Rule {
             name: GUARDRAILS.to_owned(),
-            description: "change what step-up rests on: admission webhooks and policies, impersonated credentials"
-                .into(),
+            description:
+                "change what step-up rests on: admission webhooks and policies, impersonated machines and credentials"
+                    .into(),
             subjects: Subjects::everybody(),
             actions: vec![
-                pattern(&writes, "admissionregistration.k8s.io", &["*"]),
-                // Whatever the verb: it is `impersonate`, or `impersonate:user-info` with constrained impersonation.
-                pattern(&["*"], "authentication.k8s.io", &["userextras", "userextras/*"]),
+                pattern(&writes, &["admissionregistration.k8s.io"], &["*"], &["*"]),
+                // Whatever the verb: nothing else can be done with them.
+                pattern(&["*"], &["authentication.k8s.io"], &["userextras", "userextras/*"], &["*"]),
+                // Machines are outside every rule, and `stepup:` groups are what grants give.
+                pattern(&impersonate, &["", "authentication.k8s.io"], &["users", "groups"], &["system:*", "stepup:*"]),
+                pattern(&impersonate, &["", "authentication.k8s.io"], &["serviceaccounts", "nodes"], &["*"]),
             ],
             condition: None,
             enforcement,

@@ -171,6 +171,13 @@ fn what_is_protected_from_whom() {
         ("alice", &[], "impersonate userextras.authentication.k8s.io/scopes x", &["guardrails"]),
         ("alice", &[], "impersonate:user-info userextras.authentication.k8s.io/scopes x", &["guardrails"]),
         ("alice", &[], "impersonate users bob", &[]),
+        ("alice", &[], "impersonate users system:admin", &["guardrails"]),
+        ("alice", &[], "impersonate groups system:masters", &["guardrails"]),
+        ("alice", &[], "impersonate groups stepup:cluster-admin", &["guardrails"]),
+        ("alice", &[], "impersonate groups developers", &[]),
+        ("alice", &[], "impersonate serviceaccounts -n kube-system namespace-controller", &["guardrails"]),
+        ("alice", &[], "impersonate:serviceaccount serviceaccounts.authentication.k8s.io -n a b", &["guardrails"]),
+        ("alice", &[], "get serviceaccounts -n a b", &[]),
         ("system:serviceaccount:a:b", &[], "patch validatingwebhookconfigurations.admissionregistration.k8s.io x", &[]),
     ] {
         assert_eq!(rules_for(&policy, user, groups, text), rules, "{user} {groups:?}: {text}");
