@@ -109,6 +109,7 @@ impl<'a> Turn<'a> {
         if let Err(error) = &outcome {
             story.tell(error);
         }
+        cache::sweep(&profile.files, clock());
         outcome
     }
 }
@@ -346,5 +347,58 @@ fn too_weak(refusal: &TokenError) -> String {
 fn complain(outcome: Result<(), Error>) {
     if let Err(error) = outcome {
         output::note(format_args!("kubectl-stepup: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn challenge(acr_values: &[&str], max_age: Option<u64>) -> Challenge {
+        serde_json::from_value(json!({
+            "id": "ch-1", "rule": "r", "actions": [], "acrValues": acr_values, "maxAge": max_age,
+            "grant": {"ttl": 300, "covers": []}, "createdAt": at(0), "expiresAt": at(600),
+        }))
+        .unwrap()
+    }
+
+    fn sign_in(acr: Option<&str>, auth_time: Option<i64>) -> SignIn {
+        SignIn {
+            id_token: crate::secret::Secret::new("t"),
+            acr: acr.map(str::to_owned),
+            auth_time: auth_time.map(|seconds| at(seconds).timestamp()),
+            expires_at: at(300).timestamp(),
+        }
+    }
+
+    #[test]
+    fn several_challenges_are_answered_by_what_answers_each() {
+        let demand = Demand::of(&[challenge(&["mfa", "hwk"], Some(300)), challenge(&["hwk", "mfa", "pwd"], Some(60))]);
+        assert_eq!((demand.acr_values, demand.max_age), (vec!["mfa".to_owned(), "hwk".to_owned()], Some(60)));
+        let nothing_does = Demand::of(&[challenge(&["mfa"], None), challenge(&["hwk"], None)]);
+        assert_eq!((nothing_does.acr_values, nothing_does.max_age), (vec!["mfa".to_owned(), "hwk".to_owned()], None));
+    }
+
+    #[test]
+    fn a_sign_in_serves_until_it_is_too_old_or_its_token_expires() {
+        let life = |max_age, sign_in: &SignIn| {
+            let demand = Demand::of(&[challenge(&["mfa"], max_age)]);
+            (0..600).take_while(|second| demand.is_met_by(sign_in, at(*second))).count()
+        };
+        let signed_in = sign_in(Some("mfa"), Some(0));
+        let margin = usize::try_from(MARGIN).unwrap();
+        assert_eq!(life(Some(60), &signed_in), 60 - margin);
+        assert_eq!(life(Some(3600), &signed_in), 300 - margin, "the ID token itself has expired");
+        assert_eq!(life(None, &signed_in), 300 - margin);
+        assert_eq!(life(Some(0), &signed_in), 0);
+        assert_eq!(life(None, &sign_in(Some("pwd"), Some(0))), 0, "another class");
+        assert_eq!(life(None, &sign_in(None, Some(0))), 0);
+        assert_eq!(life(Some(60), &sign_in(Some("mfa"), None)), 0, "it does not say when");
     }
 }

@@ -121,7 +121,15 @@ impl Builder {
             home.write("state/p/secrets.json", &json!({"place": "file"}));
         }
         let browser = home.path("browser");
-        fs::write(&browser, format!("#!/bin/sh\necho \"$1\" >>'{}'\n", home.path("browsed").display())).unwrap();
+        // As rude as browsers come: it writes to whatever it has, and stays.
+        fs::write(
+            &browser,
+            format!(
+                "#!/bin/sh\necho \"$1\" >>'{}'\necho noise\necho noise >&2\nexec sleep 3\n",
+                home.path("browsed").display()
+            ),
+        )
+        .unwrap();
         fs::set_permissions(&browser, fs::Permissions::from_mode(0o755)).unwrap();
         home
     }
