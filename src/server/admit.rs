@@ -107,6 +107,8 @@ impl Protected<'_> {
     async fn attempt(&self, fresh: &mut bool) -> Result<Option<AdmissionResponse>, Unavailable> {
         let user = &self.request.user_info;
         if let Some(verdict) = self.app.store.verdict(&self.request.uid).await? {
+            // Its record may be overdue: then it is written now, or the verdict does not leave.
+            self.app.record(Vec::new()).await?;
             return Ok(Some(verdict));
         }
         let grants = match grant::presented(self.app, &user.username, &user.extra).await? {

@@ -599,6 +599,8 @@ async fn what_could_not_be_recorded_is_recorded_once_it_can_be() {
     std::fs::rename(&log, log.with_extension("away")).unwrap();
     let retry = server.admit(&delete_namespace("2", "prod", "alice", &grant.id), start()).await;
     assert_eq!(code(&retry), 503);
+    let repeated = server.admit(&delete_namespace("2", "prod", "alice", &grant.id), start()).await;
+    assert_eq!(code(&repeated), 503, "the verdict is known, and must not leave before its record");
     assert!(server.app.catch_up().await.is_err());
 
     std::fs::rename(log.with_extension("away"), &log).unwrap();
