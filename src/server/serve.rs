@@ -171,7 +171,10 @@ async fn watch_policy(app: Arc<App>, health: Arc<Health>, mut in_force: PolicyDi
             }
             _ = regularly.tick() => {}
         }
-        let digest = digest_of(&path);
+        let digest = {
+            let path = path.clone();
+            beside_requests(move || digest_of(&path)).await
+        };
         if digest != in_force && reload_policy(&app, &health, &path, Utc::now()).await {
             in_force = digest;
         }
@@ -196,8 +199,11 @@ fn watch_directory(path: &Path, tell: mpsc::Sender<()>) -> Option<notify::Recomm
 }
 
 /// `true`: this content is dealt with, and need not be looked at again.
-async fn reload_policy(app: &App, health: &Health, path: &Path, now: DateTime<Utc>) -> bool {
-    let loaded = Policy::load(path, &app.config);
+async fn reload_policy(app: &Arc<App>, health: &Health, path: &Path, now: DateTime<Utc>) -> bool {
+    let loaded = {
+        let (app, path) = (Arc::clone(app), path.to_owned());
+        beside_requests(move || Policy::load(&path, &app.config)).await
+    };
     let record = match &loaded {
         Ok(policy) => {
             let message = format!("{} rules, match digest {}", policy.rules().len(), policy.match_digest());
@@ -295,6 +301,15 @@ async fn purge(app: Arc<App>) {
         if let Err(error) = app.store.purge(Utc::now() - KEEP).await {
             tracing::warn!(%error, "what is over could not be removed from the store");
         }
+    }
+}
+
+/// Does `work` on a thread of its own: a policy of a hundred thousand rules takes seconds to read, and the threads of the
+/// runtime have requests to answer.
+async fn beside_requests<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 
