@@ -16,7 +16,7 @@ use crate::action::Action;
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source, Verdict};
 use crate::server::challenge::{self, Answer, Occasion};
-use crate::server::grant::{self, Presented, Usage};
+use crate::server::grant::{self, Member, Presented, Usage};
 use crate::server::policy::{Decision, Request, Requirement, WouldAsk};
 use crate::server::store::{ChallengeRecord, Committed, GrantRecord, Transaction, Versioned};
 use crate::wire::challenge::DeclineCause;
@@ -119,8 +119,8 @@ impl Protected<'_> {
             Presented::Base(credential) => return self.deny(credential.as_deref()).await,
             Presented::Elevated(grants) => grants,
         };
-        let object = object_name(self.request);
-        match grant::covering(&grants, &self.requirement, &self.action, &object, *fresh, self.now) {
+        let member = member(self.request);
+        match grant::covering(&grants, &self.requirement, &self.action, &member, *fresh, self.now) {
             Some((grant, usage)) => {
                 *fresh = matches!(usage, Usage::GoOn(_));
                 self.allow(grant, usage).await
@@ -254,29 +254,28 @@ pub fn action_of(request: &AdmissionRequest) -> Action {
     .normalized()
 }
 
-/// What tells the objects of a collection request apart: the object's uid, or its name.
-fn object_name(request: &AdmissionRequest) -> String {
-    #[derive(Deserialize)]
+/// The object that is reviewed: in a collection request, only the old object tells which.
+fn member(request: &AdmissionRequest) -> Member {
+    #[derive(Default, Deserialize)]
     struct Object {
         metadata: Metadata,
     }
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
     struct Metadata {
-        #[serde(default)]
         name: String,
-        #[serde(default)]
         uid: String,
+        creation_timestamp: Option<DateTime<Utc>>,
     }
     if !request.name.is_empty() {
-        return request.name.clone();
+        return Member { id: request.name.clone(), created_at: None };
     }
     let object = request.old_object.as_deref().and_then(|object| serde_json::from_str::<Object>(object.get()).ok());
-    object.map_or_else(
-        String::new,
-        |Object { metadata }| {
-            if metadata.uid.is_empty() { metadata.name } else { metadata.uid }
-        },
-    )
+    let Object { metadata } = object.unwrap_or_default();
+    Member {
+        id: if metadata.uid.is_empty() { metadata.name } else { metadata.uid },
+        created_at: metadata.creation_timestamp,
+    }
 }
 
 /// Why somebody need not be asked at all.

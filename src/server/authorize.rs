@@ -8,7 +8,7 @@ use crate::server::admit::{hopeless, how_to_elevate, note_faults, note_would_ask
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Occasion};
-use crate::server::grant::{self, Presented, Usage};
+use crate::server::grant::{self, Member, Presented, Usage};
 use crate::server::policy::{Decision, Request, Requirement};
 use crate::server::store::{Committed, GrantRecord, Transaction, Versioned};
 use crate::wire::review::{AccessAnswer, AccessSpec, SubjectAccessReview};
@@ -103,7 +103,7 @@ impl Protected<'_> {
             Presented::Base(credential) => return self.deny(credential.as_deref()).await,
             Presented::Elevated(grants) => grants,
         };
-        match grant::covering(&grants, &self.requirement, &self.action, "", true, self.now) {
+        match grant::covering(&grants, &self.requirement, &self.action, &Member::default(), true, self.now) {
             Some((grant, usage)) => self.go_on(grant, usage).await,
             None => self.deny(None).await,
         }

@@ -70,6 +70,15 @@ pub enum Usage {
     GoOn(String),
 }
 
+/// One object of a request, as far as it tells the objects of a collection request apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Its uid, or its name.
+    pub id: String,
+    /// When it was made, to the second.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
 impl GrantRecord {
     /// Whether it counts at all: not expired, not revoked, and not from the future (a clock that was set back).
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
@@ -91,18 +100,21 @@ impl GrantRecord {
 
     /// What using it for `action` takes; `None` when it is used up.
     ///
-    /// `object` tells the objects of a collection request apart: a deletecollection is one request, and one use, but the
+    /// `member` tells the objects of a collection request apart: a deletecollection is one request, and one use, but the
     /// API server reviews its objects one by one, each with a uid of its own. `fresh` is set when that object has been
-    /// seen in the open use already, so that this must be another request.
-    pub fn usage(&self, action: &Action, object: &str, fresh: bool, now: DateTime<Utc>) -> Option<Usage> {
+    /// seen in the open use already, so that this must be another request. So must one for an object that was made after
+    /// the use was taken: the API server lists a collection first. (If its clock is ahead, a new object may seem to be of
+    /// another request; that one is then asked to step up again, and goes on.)
+    pub fn usage(&self, action: &Action, member: &Member, fresh: bool, now: DateTime<Utc>) -> Option<Usage> {
         let Some(left) = self.grant.uses_left else { return Some(Usage::Free) };
         if !fresh
             && let Some(open) = &self.collection
             && open.action == *action
             && now >= open.opened_at
             && now < open.opened_at + COLLECTION_WINDOW
+            && member.created_at.is_none_or(|created_at| created_at <= open.opened_at)
         {
-            return Some(Usage::GoOn(format!("{}/{object}", open.id)));
+            return Some(Usage::GoOn(format!("{}/{}", open.id, member.id)));
         }
         let mut after = self.clone();
         after.grant.uses_left = Some(left.checked_sub(1)?);
@@ -120,14 +132,14 @@ pub fn covering<'a>(
     grants: &'a [Versioned<GrantRecord>],
     requirement: &Requirement,
     action: &Action,
-    object: &str,
+    member: &Member,
     fresh: bool,
     now: DateTime<Utc>,
 ) -> Option<(&'a Versioned<GrantRecord>, Usage)> {
     grants
         .iter()
         .filter(|grant| grant.document.is_live(now) && grant.document.covers(requirement, action))
-        .find_map(|grant| Some((grant, grant.document.usage(action, object, fresh, now)?)))
+        .find_map(|grant| Some((grant, grant.document.usage(action, member, fresh, now)?)))
 }
 
 /// Live grants: the asker's own, or everybody's for an administrator who asks for `all`.
@@ -206,6 +218,10 @@ mod tests {
         record
     }
 
+    fn member(id: &str) -> Member {
+        Member { id: id.into(), created_at: Some(now() - Duration::seconds(5)) }
+    }
+
     fn taken(usage: Option<Usage>) -> GrantRecord {
         match usage {
             Some(Usage::Take(after)) => *after,
@@ -216,23 +232,29 @@ mod tests {
     #[test]
     fn a_single_use_is_taken_once() {
         let delete = action("delete", Some("a"));
-        let spent = taken(granted(&delete).usage(&delete, "a", false, now()));
+        let spent = taken(granted(&delete).usage(&delete, &member("a"), false, now()));
         assert_eq!(spent.grant.uses_left, Some(0));
-        assert_eq!(spent.usage(&delete, "a", false, now()), None);
+        assert_eq!(spent.usage(&delete, &member("a"), false, now()), None);
     }
 
     #[test]
     fn a_deletecollection_is_one_use_however_many_objects_it_has() {
         let delete = action("deletecollection", None);
-        let open = taken(granted(&delete).usage(&delete, "first", false, now()));
-        let names: Vec<_> = ["second", "third"].map(|object| open.usage(&delete, object, false, now())).into();
+        let open = taken(granted(&delete).usage(&delete, &member("first"), false, now()));
+        let names: Vec<_> = ["second", "third"].map(|object| open.usage(&delete, &member(object), false, now())).into();
         assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
         assert_ne!(names[0], names[1]);
         // An object that was seen already belongs to another request, and there is no use left for that.
-        assert_eq!(open.usage(&delete, "second", true, now()), None);
+        assert_eq!(open.usage(&delete, &member("second"), true, now()), None);
+        // Nor was there anything to delete that is newer than the request.
+        let newer = Member { created_at: Some(now() + Duration::seconds(1)), ..member("fourth") };
+        assert_eq!(open.usage(&delete, &newer, false, now() + Duration::seconds(2)), None);
         // Nor for another collection, nor after the longest time that a request may take.
-        assert_eq!(open.usage(&Action { namespace: Some("dev".into()), ..delete.clone() }, "x", false, now()), None);
-        assert_eq!(open.usage(&delete, "fourth", false, now() + COLLECTION_WINDOW), None);
+        assert_eq!(
+            open.usage(&Action { namespace: Some("dev".into()), ..delete.clone() }, &member("x"), false, now()),
+            None
+        );
+        assert_eq!(open.usage(&delete, &member("fourth"), false, now() + COLLECTION_WINDOW), None);
     }
 
     #[test]
