@@ -5,8 +5,12 @@ mod failures;
 mod forged;
 mod helm;
 mod no_secret;
+mod normal_again;
+mod objects;
 mod one_command;
+mod people;
 mod raw;
+mod reads;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,6 +31,9 @@ fn main() -> ExitCode {
         forged::tests(),
         one_command::tests(),
         helm::tests(),
+        normal_again::tests(),
+        reads::tests(),
+        people::tests(),
     ]
     .concat();
     lab::suite::main(&directory, &programs, tests)

@@ -94,12 +94,30 @@ impl Session {
 
     /// Runs `kubectl` without a terminal.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Outcome> {
-        Outcome::of(self.command("kubectl").args(arguments))
+        Outcome::of(self.without_terminal("kubectl")?.args(arguments))
     }
 
     /// Runs `kubectl-stepup` without a terminal.
     pub fn stepup(&self, arguments: &[&str]) -> Result<Outcome> {
-        Outcome::of(self.command("kubectl-stepup").args(arguments))
+        Outcome::of(self.without_terminal("kubectl-stepup")?.args(arguments))
+    }
+
+    /// Runs a shell script without a terminal.
+    pub fn script(&self, script: &str) -> Result<Outcome> {
+        Outcome::of(self.without_terminal("sh")?.args(["-c", script]))
+    }
+
+    /// Runs a program as a cron job or an editor in the background would: there is no terminal, and nobody is there.
+    pub fn background(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
+        Outcome::of(self.without_terminal(program)?.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments))
+    }
+
+    /// Not even the terminal of the person who runs the tests.
+    fn without_terminal(&self, program: &str) -> Result<Command> {
+        let mut command = role::command(Tie::Detached, Path::new(program))?;
+        self.arrange(&mut command);
+        command.stdin(Stdio::null());
+        Ok(command)
     }
 
     /// Runs a program on a terminal of its own, as if in a new window.
@@ -113,14 +131,6 @@ impl Session {
     /// Opens a terminal window with a shell in it.
     pub fn window(&self) -> Result<Window> {
         Window::open(self)
-    }
-
-    /// Runs a program as a cron job or an editor in the background would: there is no terminal, and nobody is there.
-    pub fn background(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
-        let mut command = role::command(Tie::Detached, Path::new(program))?;
-        self.arrange(&mut command);
-        command.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments).stdin(Stdio::null());
-        Outcome::of(&mut command)
     }
 
     /// The token that a new command outside of all windows would begin with.
@@ -160,9 +170,7 @@ impl Outcome {
     /// Runs `command` to its end.
     pub fn of(command: &mut Command) -> Result<Self> {
         let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        let Output { status, stdout, stderr } = output;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Self { status, stdout: text(stdout), stderr: text(stderr) })
+        Ok(output.into())
     }
 
     /// An error that shows everything, unless the command succeeded.
@@ -179,6 +187,13 @@ impl Outcome {
             return Ok(self);
         }
         bail!("expected a failure with {text:?}: {}\nstdout:\n{}\nstderr:\n{}", self.status, self.stdout, self.stderr)
+    }
+}
+
+impl From<Output> for Outcome {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { status, stdout: text(stdout), stderr: text(stderr) }
     }
 }
 

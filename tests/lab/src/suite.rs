@@ -74,7 +74,7 @@ pub fn main(directory: &Path, programs: &Programs, tests: Vec<Test>) -> ExitCode
     let lab = Arc::new(lab);
     let trials = tests.into_iter().map(|test| {
         let lab = Arc::clone(&lab);
-        Trial::test(short_name(test.name), move || (test.run)(&lab).map_err(|error| Failed::from(format!("{error:?}"))))
+        Trial::test(short_name(test.name), move || (test.run)(&lab).map_err(|error| Failed::from(format!("{error:#}"))))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     drop(lab);

@@ -27,6 +27,8 @@ impl Window {
         let terminal = Terminal::run("sh".as_ref(), |command| {
             session.arrange(command);
             command.env("KUBECTL_STEPUP_PROMPT", "auto").env_remove("ENV");
+            // A line that rewrites itself could take the shell's prompt with it.
+            command.env("NO_COLOR", "1");
             command.env("PS1", format!("{}$?{}", PROMPT.0, PROMPT.1));
         })?;
         let mut window = Self { terminal, profile: session.name().to_owned() };
