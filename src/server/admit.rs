@@ -116,7 +116,7 @@ impl Protected<'_> {
         }
         let grants = match grant::presented(self.app, &user.username, &user.extra).await? {
             Presented::Foreign(id) => return self.refuse_foreign(id).await.map(Some),
-            Presented::Base(credential) => return self.deny(credential.as_deref()).await,
+            Presented::Base(credential) => return self.deny(credential.as_deref(), None).await,
             Presented::Elevated(grants) => grants,
         };
         let member = member(self.request);
@@ -127,7 +127,7 @@ impl Protected<'_> {
             }
             // Its grant is over, or for something else: the person has base rights. The token's id is no base token's,
             // so the challenge is the user's alone.
-            None => self.deny(None).await,
+            None => self.deny(None, grants.first().map(|own| own.document.grant.created_at)).await,
         }
     }
 
@@ -155,7 +155,11 @@ impl Protected<'_> {
         Ok((self.app.commit(transaction).await? == Committed::Done).then_some(response))
     }
 
-    async fn deny(&self, credential: Option<&str>) -> Result<Option<AdmissionResponse>, Unavailable> {
+    async fn deny(
+        &self,
+        credential: Option<&str>,
+        stepped_up_at: Option<DateTime<Utc>>,
+    ) -> Result<Option<AdmissionResponse>, Unavailable> {
         let user = &self.request.user_info;
         if let Some(refusal) = hopeless(self.app, &user.username, &user.groups, &self.requirement, &self.action) {
             return self.refuse(refusal.code, refusal.message).await.map(Some);
@@ -165,6 +169,7 @@ impl Protected<'_> {
             credential,
             requirement: &self.requirement,
             actions: std::slice::from_ref(&self.action),
+            stepped_up_at,
         };
         let audit = self.audit.clone().from(self.source);
         let denied = challenge::deny(self.app, occasion, audit, self.now, |challenge, answer| {

@@ -134,8 +134,13 @@ impl Protected<'_> {
         if let Some(refusal) = hopeless(self.app, user, groups, &self.requirement, &self.action) {
             return self.refuse(refusal.code, refusal.message).await.map(Some);
         }
-        let occasion =
-            Occasion { user, credential, requirement: &self.requirement, actions: std::slice::from_ref(&self.action) };
+        let occasion = Occasion {
+            user,
+            credential,
+            requirement: &self.requirement,
+            actions: std::slice::from_ref(&self.action),
+            stepped_up_at: None,
+        };
         let audit = self.audit.clone().from(self.source);
         let denied = challenge::deny(self.app, occasion, audit, self.now, |_, _| None).await?;
         Ok(denied.map(|_| AccessAnswer::denied(how_to_elevate(&self.requirement, &self.action))))

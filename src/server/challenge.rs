@@ -55,6 +55,8 @@ pub struct Occasion<'a> {
     pub requirement: &'a Requirement,
     /// What it is.
     pub actions: &'a [Action],
+    /// When the grant was made that it was presented with, and that does not cover it.
+    pub stepped_up_at: Option<DateTime<Utc>>,
 }
 
 impl Occasion<'_> {
@@ -108,7 +110,15 @@ impl ChallengeRecord {
     }
 
     /// The challenge after one more denial, and how that request is answered. `fresh` takes its place once it is over.
-    fn denied_again(existing: Option<Self>, fresh: Self, now: DateTime<Utc>) -> (Self, Answer) {
+    ///
+    /// `stepped_up_at`: somebody who has stepped up since the last denial, for another of a program's requests, is there
+    /// and will come to this one.
+    fn denied_again(
+        existing: Option<Self>,
+        fresh: Self,
+        stepped_up_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> (Self, Answer) {
         let mut challenge = match existing {
             Some(existing) if existing.is_pending(now) => Self { expires_at: fresh.expires_at, ..existing },
             Some(Self { state: ChallengeState::Declined { at, cause }, .. })
@@ -119,7 +129,8 @@ impl ChallengeRecord {
             _ => fresh,
         };
         let since = challenge.denied_at.map(|before| now - before);
-        if since.is_none_or(|since| since >= SAME_COMMAND || since < Duration::zero()) {
+        let is_taking_up = stepped_up_at.is_some_and(|at| challenge.denied_at.is_some_and(|before| at > before));
+        if is_taking_up || since.is_none_or(|since| since >= SAME_COMMAND || since < Duration::zero()) {
             challenge.rounds = 1;
         } else if since.is_some_and(|since| since >= ROUND) {
             challenge.rounds += 1;
@@ -192,7 +203,8 @@ pub async fn deny(
     let fresh = occasion.challenge(app.config.limits.challenge_ttl, now);
     let existing = app.store.challenge_by_key(&fresh.key).await?;
     let version = existing.as_ref().map(|existing| existing.version);
-    let (challenge, answer) = ChallengeRecord::denied_again(existing.map(|existing| existing.document), fresh, now);
+    let (challenge, answer) =
+        ChallengeRecord::denied_again(existing.map(|existing| existing.document), fresh, occasion.stepped_up_at, now);
     let evicted = if version.is_none() { over_the_limit(app, occasion.user, now).await? } else { Vec::new() };
     let (code, message) = match answer {
         Answer::Ask => (None, None),
@@ -282,7 +294,8 @@ pub async fn request(
     }
     let mut challenges = Vec::new();
     for (requirement, actions) in &groups {
-        let occasion = Occasion { user: &asker.user, credential: asker.jti.as_deref(), requirement, actions };
+        let occasion =
+            Occasion { user: &asker.user, credential: asker.jti.as_deref(), requirement, actions, stepped_up_at: None };
         challenges.push(announce(app, occasion, source, now).await?);
     }
     list(app, asker, challenges, unprotected, now).await
@@ -445,7 +458,7 @@ mod tests {
         times
             .iter()
             .map(|&time| {
-                let (next, answer) = ChallengeRecord::denied_again(challenge.take(), fresh(at(time)), at(time));
+                let (next, answer) = ChallengeRecord::denied_again(challenge.take(), fresh(at(time)), None, at(time));
                 challenge = Some(next);
                 answer
             })
@@ -456,6 +469,27 @@ mod tests {
     fn a_client_without_the_plugin_is_told_on_the_third_try() {
         use Answer::{Ask, NotTakenUp};
         assert_eq!(answers(&[0, 1_010, 2_020, 3_030, 4_040, 5_050]), [Ask, Ask, NotTakenUp, Ask, Ask, NotTakenUp]);
+    }
+
+    #[test]
+    fn requests_that_wait_while_others_are_stepped_up_for_are_not_given_up() {
+        let mut challenge = None;
+        for time in (0..10).map(|round| round * 1_200) {
+            // The grant is of just before: the last round's denials were answered, for one request of several.
+            let (next, answer) =
+                ChallengeRecord::denied_again(challenge.take(), fresh(at(time)), Some(at(time - 10)), at(time));
+            assert_eq!(answer, Answer::Ask, "{time}");
+            challenge = Some(next);
+        }
+        // With the same grant again, nobody takes it up.
+        let old = Some(at(10_790));
+        let mut answers = Vec::new();
+        for time in [12_000, 13_200] {
+            let (next, answer) = ChallengeRecord::denied_again(challenge.take(), fresh(at(time)), old, at(time));
+            answers.push(answer);
+            challenge = Some(next);
+        }
+        assert_eq!(answers, [Answer::Ask, Answer::NotTakenUp]);
     }
 
     #[test]
@@ -476,11 +510,12 @@ mod tests {
             ..fresh(at(0))
         };
         for _ in 0..3 {
-            let (still, answer) = ChallengeRecord::denied_again(Some(declined.clone()), fresh(at(60_500)), at(60_500));
+            let (still, answer) =
+                ChallengeRecord::denied_again(Some(declined.clone()), fresh(at(60_500)), None, at(60_500));
             assert_eq!(answer, Answer::Declined(DeclineCause::TimedOut));
             assert!(!still.is_pending(at(60_500)));
         }
-        let (again, answer) = ChallengeRecord::denied_again(Some(declined), fresh(at(62_001)), at(62_001));
+        let (again, answer) = ChallengeRecord::denied_again(Some(declined), fresh(at(62_001)), None, at(62_001));
         assert_eq!(answer, Answer::Ask);
         assert!(again.is_pending(at(62_001)));
     }
@@ -491,7 +526,7 @@ mod tests {
         let lapsed = fresh(at(-600_001));
         for over in [redeemed, lapsed] {
             let old = over.id.clone();
-            let (new, answer) = ChallengeRecord::denied_again(Some(over), fresh(at(0)), at(0));
+            let (new, answer) = ChallengeRecord::denied_again(Some(over), fresh(at(0)), None, at(0));
             assert_eq!(answer, Answer::Ask);
             assert_ne!(new.id, old);
         }

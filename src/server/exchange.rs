@@ -246,8 +246,13 @@ async fn wanted(
                 }
             }
             let (requirement, actions) = groups.remove(0);
-            let occasion =
-                Occasion { user: &person.user, credential: None, requirement: &requirement, actions: &actions };
+            let occasion = Occasion {
+                user: &person.user,
+                credential: None,
+                requirement: &requirement,
+                actions: &actions,
+                stepped_up_at: None,
+            };
             Ok((None, occasion.challenge(app.config.limits.challenge_ttl, now)))
         }
         _ => Err(told("invalid_request", "say what the token is for: either challenge or authorization_details")),
