@@ -215,6 +215,25 @@ fn a_clock_that_is_off_by_a_day_is_named_and_does_not_make_every_call_a_refresh(
     }
 }
 
+#[test]
+fn without_a_home_to_write_to_the_session_is_kept_elsewhere_and_that_is_said() {
+    let home = Home::builder().signed_out().build();
+    home.write("config/kubectl-stepup/profiles/p.json", &home.read("config/profiles/p.json"));
+    let run = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        command.env_remove("KUBECTL_STEPUP_HOME").env("HOME", "/dev/null");
+        command.env("XDG_CONFIG_HOME", home.path("config")).env("XDG_RUNTIME_DIR", home.path("run"));
+        Run::of(&command.output().unwrap())
+    };
+    let login = run(&["login", "--profile", "p"]);
+    assert_eq!(login.code, 0, "{}", login.stderr);
+    assert!(login.stderr.contains("no home directory to write to"), "{}", login.stderr);
+    assert!(home.path("run/kubectl-stepup/cache/p/session.json").exists());
+    let hits = home.provider.server.hits();
+    assert!(!run(&["get-token", "--profile", "p"]).token().is_empty());
+    assert_eq!(home.provider.server.hits(), hits, "it is found again");
+}
+
 fn get(url: &str) -> (u16, String) {
     let url = url::Url::parse(url).unwrap();
     let mut stream = TcpStream::connect(url.socket_addrs(|| None).unwrap()[0]).unwrap();
