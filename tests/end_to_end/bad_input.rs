@@ -783,6 +783,7 @@ fn mutated_reviews_and_forms(lab: &Lab) -> Result<()> {
         let request = &review["request"];
         ["operation", "name", "namespace", "subResource", "resource", "userInfo"].map(|name| request[name].clone())
     };
+    let mut still_protected = 0;
     for number in 0..CASES {
         let model = admission(&format!("fuzz-{number}"));
         let body = if number % 2 == 0 {
@@ -798,6 +799,7 @@ fn mutated_reviews_and_forms(lab: &Lab) -> Result<()> {
         // Whatever else is wrong with it: what is still a change of that deployment by that person needs a step-up.
         if answer.status == 200 && parsed.is_some_and(|parsed| what_decides(&parsed) == what_decides(&model)) {
             ensure!(answer.body["response"]["allowed"] == false, "{}: {shown}", answer.text());
+            still_protected += 1;
         }
 
         let model = access();
@@ -811,6 +813,8 @@ fn mutated_reviews_and_forms(lab: &Lab) -> Result<()> {
         ensure!([200, 400].contains(&answer.status), "{}: {shown}", answer.text());
         ensure!(answer.status == 400 || answer.body["status"]["allowed"] == false, "{}: {shown}", answer.text());
     }
+
+    ensure!(still_protected > CASES / 10, "only {still_protected} cases were still protected changes");
 
     let token = raw.sign_in("carol", None)?;
     let form = format!(
