@@ -4,9 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::plan::{CLIENT_ID, Plan};
@@ -14,6 +17,9 @@ use crate::process::await_that;
 use crate::role::{self, Tie};
 use crate::terminal::Terminal;
 use crate::window::{Window, token_in};
+
+/// Clients that repeat a request ten times and people who take their time are well within it.
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// A person at a computer of their own. Several sessions of one person share nothing but the person.
 #[derive(Clone, Debug)]
@@ -167,10 +173,20 @@ impl Session {
 }
 
 impl Outcome {
-    /// Runs `command` to its end.
+    /// Runs `command`, without input, to its end; kills it when it takes longer than any command of a test should.
     pub fn of(command: &mut Command) -> Result<Self> {
-        let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        Ok(output.into())
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        if let Ok(output) = receiver.recv_timeout(LIMIT) {
+            return Ok(output?.into());
+        }
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        bail!("still running after {} s: {:?}", LIMIT.as_secs(), command.get_args())
     }
 
     /// An error that shows everything, unless the command succeeded.
