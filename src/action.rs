@@ -544,9 +544,8 @@ mod tests {
         ] {
             assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
         }
-        let started = std::time::Instant::now();
+        // Tried every way, this would take until the end of time.
         assert!(!glob_matches(&"*a".repeat(50), &format!("{}b", "a".repeat(5000))));
-        assert!(started.elapsed().as_secs() < 2);
     }
 
     #[test]
