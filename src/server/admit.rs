@@ -60,6 +60,19 @@ async fn decide(
     if matches!(decision, Decision::Unprotected) {
         return Ok(allowed(&request.uid));
     }
+    // Apart: most requests should not carry about what only these few need.
+    Box::pin(judge(app, request, action, decision, source, now)).await
+}
+
+/// Answers a request that a rule is about.
+async fn judge(
+    app: &App,
+    request: &AdmissionRequest,
+    action: Action,
+    decision: Decision<'_>,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<AdmissionResponse, Unavailable> {
     let audit = Record {
         user: request.user_info.username.clone(),
         actions: vec![action.to_string()],

@@ -34,7 +34,9 @@ async fn decide(
     now: DateTime<Utc>,
 ) -> Result<AccessAnswer, Unavailable> {
     let Some(action) = action_of(spec) else { return Ok(AccessAnswer::no_opinion()) };
-    if let Some(refusal) = ended_role(app, spec, &action, source, now).await? {
+    if spec.groups.iter().any(|group| is_granted(group))
+        && let Some(refusal) = Box::pin(ended_role(app, spec, &action, source, now)).await?
+    {
         return Ok(refusal);
     }
     // Authorization comes before admission: a denial here would end the command in a 403 instead of the 429.
@@ -53,6 +55,19 @@ async fn decide(
     if matches!(decision, Decision::Unprotected) {
         return Ok(AccessAnswer::no_opinion());
     }
+    // Apart: most requests should not carry about what only these few need.
+    Box::pin(judge(app, spec, action, decision, source, now)).await
+}
+
+/// Answers a request that a rule is about.
+async fn judge(
+    app: &App,
+    spec: &AccessSpec,
+    action: Action,
+    decision: Decision<'_>,
+    source: &Source,
+    now: DateTime<Utc>,
+) -> Result<AccessAnswer, Unavailable> {
     let audit =
         Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) };
     match decision {
@@ -161,10 +176,6 @@ async fn ended_role(
     source: &Source,
     now: DateTime<Utc>,
 ) -> Result<Option<AccessAnswer>, Unavailable> {
-    let is_granted = |group: &str| group.starts_with(GRANTED_GROUP);
-    if !spec.groups.iter().any(|group| is_granted(group)) {
-        return Ok(None);
-    }
     let grants = match grant::presented(app, &spec.user, &spec.extra).await? {
         Presented::Elevated(grants) => grants,
         Presented::Base(_) | Presented::Foreign(_) => Vec::new(),
@@ -182,6 +193,10 @@ async fn ended_role(
     };
     app.record(vec![audit.refused("grant-ended", &message)]).await?;
     Ok(Some(AccessAnswer::denied(message)))
+}
+
+fn is_granted(group: &str) -> bool {
+    group.starts_with(GRANTED_GROUP)
 }
 
 fn action_of(spec: &AccessSpec) -> Option<Action> {

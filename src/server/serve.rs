@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use notify::Watcher;
+use notify::event::ModifyKind;
+use notify::{EventKind, Watcher};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -183,8 +184,11 @@ async fn watch_policy(app: Arc<App>, health: Arc<Health>, mut in_force: PolicyDi
 
 fn watch_directory(path: &Path, tell: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     // One pending change stands for all that come before it is looked at.
-    let watcher = notify::recommended_watcher(move |_| {
-        let _ = tell.try_send(());
+    let policy = path.to_owned();
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.map_or(true, |event| may_change(&policy, &event)) {
+            let _ = tell.try_send(());
+        }
     })
     .and_then(|mut watcher| {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -196,6 +200,19 @@ fn watch_directory(path: &Path, tell: mpsc::Sender<()>) -> Option<notify::Recomm
             tracing::warn!(%error, "changes of the policy file are not reported by the system; it is looked at every {} s", LOOK_EVERY.as_secs());
         })
         .ok()
+}
+
+/// Whether the file at `policy` may be another one after `event` in its directory.
+fn may_change(policy: &Path, event: &notify::Event) -> bool {
+    match event.kind {
+        // Reading is reported, too: even our own, which would make us read again for ever.
+        EventKind::Access(_) => false,
+        // The store and the audit log are often in the same directory, and change with the requests.
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
+            event.paths.iter().any(|path| path.file_name() == policy.file_name())
+        }
+        _ => true,
+    }
 }
 
 /// `true`: this content is dealt with, and need not be looked at again.
@@ -342,6 +359,27 @@ mod tests {
     async fn reloads(world: &World, result: &str) -> u64 {
         let name = format!("stepup_policy_reloads_total{{result=\"{result}\"}} ");
         world.metrics().await.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
+    }
+
+    #[test]
+    fn the_policy_is_read_again_after_changes_that_may_concern_it_alone() {
+        use notify::event::{AccessKind, AccessMode, CreateKind, DataChange, RenameMode};
+        let policy = Path::new("/etc/stepup/policy.yaml");
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        for (kind, file, expected) in [
+            (written, "policy.yaml", true),
+            (renamed, "policy.yaml", true),
+            (renamed, "..data", true),
+            (EventKind::Create(CreateKind::File), "policy.yaml", true),
+            (opened, "policy.yaml", false),
+            (written, "audit.jsonl", false),
+            (written, "stepup.db-wal", false),
+        ] {
+            let event = notify::Event::new(kind).add_path(Path::new("/etc/stepup").join(file));
+            assert_eq!(may_change(policy, &event), expected, "{event:?}");
+        }
     }
 
     #[tokio::test]
