@@ -66,8 +66,7 @@ fn run(arguments: &[OsString]) -> Result<()> {
     }
     if wants("command") || wants("retry") {
         let programs = Programs { kubectl_stepup: kubectl_stepup(), stepup_server: stepup_server() };
-        let options = Options { policy: Some(retry::POLICY.to_owned()), ..Options::default() };
-        let lab = Lab::start(&place.path().join("lab"), &programs, options)?;
+        let lab = Lab::start(&place.path().join("lab"), &programs, Options::default())?;
         let alice = lab.session("alice")?;
         if wants("command") {
             command::measure(&alice)?;
