@@ -31,6 +31,11 @@ complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "login
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "logout" -d 'Sign out: drop grants, revoke the session, forget all tokens'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "status" -d 'Show who is signed in, live grants, and what is waiting for a step-up'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "elevate" -d 'Step up now, for what was just refused or for what you are about to do'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "explain" -d 'Say what would be asked for an action, and what would be granted; asks and changes nothing'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "history" -d 'Show your step-ups and refusals of the last weeks'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "doctor" -d 'Find out what does not work here, and how to fix it'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "run" -d 'Run a program that steps up whenever the cluster asks for it: helm, k9s, terraform, a script, kubectl itself'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "proxy" -d 'Serve programs that step up whenever the cluster asks for it, until Ctrl-C'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "drop" -d 'Give grants up before they expire'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "completion" -d 'Print the completion script for a shell'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_needs_command" -f -a "get-token" -d 'Print a token for the API server (kubectl runs this; people do not)'
@@ -47,6 +52,20 @@ complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l 
 browser\t'Browser on this machine: code + PKCE on a loopback port (RFC 8252)'"
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-flow -d 'How to step up [default: device]' -r -f -a "device\t'URL and code, in a browser anywhere (RFC 8628)'
 browser\t'Browser on this machine: code + PKCE on a loopback port (RFC 8252)'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l preflight -d 'Whether to look at kubectl\'s command line and step up before its first request, for reads and streams, which are not repeated [default: on]' -r -f -a "on\t'On'
+off\t'Off'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-method -d 'How the provider is told to ask for more [default: acr-values]. Forgets the settings of another method' -r -f -a "acr-values\t'`acr_values` name the wanted class (OpenID Connect Core 3.1.2.1)'
+scope\t'An extra scope that the provider binds to a stronger sign-in'
+client\t'Another client that the provider binds to a stronger sign-in'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-scope -d 'Scope to ask for in step-ups, beside the ordinary ones, repeatable' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-client-id -d 'OAuth client to step up as [default: the ordinary one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-client-secret-file -d 'File with that client\'s secret, where the provider insists on one' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-acr -d 'Without stepup-server: an acr value that the cluster takes for a strong sign-in, repeatable' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-max-age -d 'Without stepup-server: how long ago the strong sign-in may have been [default: 5m]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l step-up-ttl -d 'Without stepup-server: how long a stronger token is used [default: 5m]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l protect -d 'Without stepup-server: what to step up for beforehand, as kubectl has it, such as "delete namespaces" or "get secrets -n prod,prod-*"; repeatable' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l protect-file -d 'File with such lines' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l digest-configmap -d 'ConfigMap with such lines under the key "protected"' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l login-hint -d 'Username to suggest to the provider' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l user -d 'Name of the kubeconfig\'s user entry [default: the profile\'s name]' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l context -d 'Context of the kubeconfig that shall use the user' -r
@@ -54,6 +73,7 @@ complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l 
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l kubeconfig -d 'Kubeconfig to change [default: $KUBECONFIG, else ~/.kube/config]' -r -F
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l exec-api-version -d 'Version of the credential plugin protocol' -r -f -a "v1\t'`client.authentication.k8s.io/v1`, kubectl 1.22 and later'
 v1beta1\t'`client.authentication.k8s.io/v1beta1`, for older clients'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l try -d 'Find out which way to step up works, by signing in: looks at what comes back, and keeps the first that will do'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l no-browser -d 'Only print URLs, never open a browser'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l overwrite -d 'Drop other credentials (certificates, tokens) that the user entry has'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand setup" -l offline -d 'Do not ask provider and server whether they are what they should be'
@@ -76,6 +96,7 @@ complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand status" -l
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand status" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand status" -s o -l output -d 'Output format' -r -f -a "text\t'For people'
 json\t'For programs'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand status" -l all -d 'Everybody\'s grants: for administrators'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -l for -d 'What for, as kubectl has it: a verb, a resource and names [default: the newest refused request]' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -l subresource -d 'Subresource of the resource, such as status' -r
@@ -89,6 +110,45 @@ complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -l cluster-scoped -d 'The custom resource has no namespaces'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -l share -d 'For all of your processes, not only for this terminal'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand elevate" -s h -l help -d 'Print help'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -l subresource -d 'Subresource of the resource, such as status' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -s n -l namespace -d 'Namespace [default: that of the kubeconfig\'s context, else "default"]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -s o -l output -d 'Output format' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -s A -l all-namespaces -d 'In all namespaces'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -l cluster-scoped -d 'The custom resource has no namespaces'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand explain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -l limit -d 'How many entries' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -l user -d 'Somebody else\'s, as the cluster knows them: for administrators' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -s o -l output -d 'Output format' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand history" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -s o -l output -d 'Output format' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -l step-up -d 'Try a step-up too: signs you in once, keeps nothing and grants nothing'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -l reason -d 'Why protected actions are needed, for rules that want a reason' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -l replay-limit -d 'How much of a request to keep, to repeat it after a step-up, such as 512Ki or 64Mi [default: 4Mi]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand run" -s h -l help -d 'Print help'
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l kubeconfig-out -d 'Where to write the kubeconfig [default: a file of its own in a private directory]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l for -d 'How long to serve, such as 90s, 30m or 8h [default: until Ctrl-C]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l reason -d 'Why protected actions are needed, for rules that want a reason' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l replay-limit -d 'How much of a request to keep, to repeat it after a step-up, such as 512Ki or 64Mi [default: 4Mi]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F
+complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand proxy" -s h -l help -d 'Print help'
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand drop" -l profile -d 'Profile to use [default: that of the kubeconfig\'s current context, else "default", else the only one]' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand drop" -l context -d 'Context of the kubeconfig to take profile and namespace from [default: the current one]' -r
 complete -c kubectl-stepup -n "__fish_kubectl_stepup_using_subcommand drop" -l kubeconfig -d 'Kubeconfig to look in [default: $KUBECONFIG, else ~/.kube/config]' -r -F

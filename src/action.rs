@@ -3,13 +3,15 @@
 //! An [`Action`] is one request in the words of a `SubjectAccessReview`. An [`ActionPattern`] is one entry of a policy rule or of
 //! a grant, and reads an action in one of two directions:
 //!
-//! - [`ActionPattern::protects`] leans wide: a protected `get` protects `list` and `watch` too, and a collection
-//!   request over all namespaces touches every protected namespace.
+//! - [`ActionPattern::protects`] leans wide: a protected `get` protects all that answers with the object, and a
+//!   collection request over all namespaces touches every protected namespace.
 //! - [`ActionPattern::permits`] leans narrow: what a grant does not plainly name is not granted.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::wire::review::AccessSpec;
 
 /// One request to the cluster: who does it is not part of it.
 ///
@@ -48,11 +50,35 @@ pub struct BadAction(&'static str);
 const READS: [&str; 3] = ["get", "list", "watch"];
 /// Verbs that act on a collection as a whole.
 const COLLECTION: [&str; 3] = ["list", "watch", "deletecollection"];
+/// Verbs that are answered with the object: PATCH and PUT always, also where they change nothing; DELETE for some kinds,
+/// and for every kind with `propagationPolicy: Foreground`, dry runs included (`Store.Delete` in k8s.io/apiserver).
+pub(crate) const REVEALING: [&str; 7] = ["get", "list", "watch", "update", "patch", "delete", "deletecollection"];
+/// Verbs that are answered with every object of a collection. `deletecollection` is, dry runs included.
+pub(crate) const LISTING: [&str; 3] = ["list", "watch", "deletecollection"];
 /// Verbs that change an object that exists. Which of the two a client sends is its own choice (`kubectl scale` patches
 /// or updates by version), so a policy that names one means both.
 const CHANGES: [&str; 2] = ["update", "patch"];
+/// The verb of impersonation, and what those of constrained impersonation begin with (KEP-5284): `impersonate:user-info`.
+pub(crate) const IMPERSONATE: &str = "impersonate";
+/// API groups of what is impersonated. Which one the API server asks about depends on how it does it.
+pub(crate) const IMPERSONATION_GROUPS: [&str; 2] = ["", AUTHENTICATION];
+const AUTHENTICATION: &str = "authentication.k8s.io";
+/// What the username of a node begins with.
+const NODE_USER: &str = "system:node:";
+/// API group of the `signers` that somebody may `approve`, `sign` or `attest` for.
+pub(crate) const CERTIFICATES: &str = "certificates.k8s.io";
+/// Questions to the API server that are created as objects, and that no webhook is called for
+/// (`ExcludeAdmissionWebhookVirtualResources` in k8s.io/apiserver, on since 1.37).
+pub(crate) const REVIEWS: [(&str, &str); 6] = [
+    (AUTHENTICATION, "selfsubjectreviews"),
+    (AUTHENTICATION, "tokenreviews"),
+    ("authorization.k8s.io", "localsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authorization.k8s.io", "subjectaccessreviews"),
+];
 /// Subresources that the API server opens as a connection (admission operation CONNECT).
-const CONNECTS: [(&str, &str); 6] = [
+pub(crate) const CONNECTS: [(&str, &str); 6] = [
     ("pods", "exec"),
     ("pods", "attach"),
     ("pods", "portforward"),
@@ -61,9 +87,57 @@ const CONNECTS: [(&str, &str); 6] = [
     ("nodes", "proxy"),
 ];
 
+/// Verbs of requests that policies speak of.
+pub const VERBS: [&str; 15] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "connect",
+    "impersonate",
+    "bind",
+    "escalate",
+    "approve",
+    "sign",
+    "attest",
+];
+
 impl Action {
+    /// Something done to a kind of resource: no object, namespace or subresource yet.
+    pub fn new(verb: &str, group: &str, resource: &str) -> Self {
+        Self {
+            verb: verb.to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            subresource: None,
+            namespace: None,
+            name: None,
+            path: None,
+        }
+    }
+
+    /// What an access review is about; `None` where it does not say.
+    pub fn of_review(spec: &AccessSpec) -> Option<Self> {
+        if let Some(resource) = &spec.resource_attributes {
+            let action = Self {
+                subresource: Some(resource.subresource.clone()),
+                namespace: Some(resource.namespace.clone()),
+                name: Some(resource.name.clone()),
+                ..Self::new(&resource.verb, &resource.group, &resource.resource)
+            };
+            return Some(action.normalized());
+        }
+        let path = spec.non_resource_attributes.as_ref()?;
+        Some(Self { path: Some(path.path.clone()), ..Self::new(&path.verb, "", "") })
+    }
+
     /// Makes the namespace of `namespaces` objects explicit and turns empty strings into `None`, so that the same
-    /// request looks the same whether it came from a `SubjectAccessReview`, an `AdmissionReview` or a person.
+    /// request looks the same whether it came from a `SubjectAccessReview`, an `AdmissionReview` or a person. Whoever is
+    /// impersonated looks the same in every mode of impersonation: the API server asks about one after the other.
     #[must_use]
     pub fn normalized(mut self) -> Self {
         for field in [&mut self.subresource, &mut self.namespace, &mut self.name] {
@@ -76,6 +150,21 @@ impl Action {
         }
         if self.is_connect() {
             "connect".clone_into(&mut self.verb);
+        }
+        if self.verb.strip_prefix(IMPERSONATE).is_some_and(|mode| mode.starts_with(':')) {
+            IMPERSONATE.clone_into(&mut self.verb);
+        }
+        if self.is_impersonation() && IMPERSONATION_GROUPS.contains(&self.group.as_str()) {
+            // A node is asked about by its own name in one mode, and as a user in the other.
+            if self.resource == "nodes" {
+                "users".clone_into(&mut self.resource);
+                self.name = self.name.map(|node| format!("{NODE_USER}{node}"));
+            }
+            let group = match self.resource.as_str() {
+                "users" | "groups" | "serviceaccounts" => "",
+                _ => AUTHENTICATION,
+            };
+            group.clone_into(&mut self.group);
         }
         self
     }
@@ -110,11 +199,13 @@ impl Action {
     /// Whether admission webhooks are called for this request, so that the 429 belongs to them.
     ///
     /// They are called for writes and CONNECT, but never for the admission configuration itself
-    /// (`IsExemptAdmissionConfigurationResource` in k8s.io/apiserver) and never for verbs that only authorization knows.
+    /// (`IsExemptAdmissionConfigurationResource` in k8s.io/apiserver), for reviews, and for verbs that only authorization
+    /// knows.
     pub fn reaches_admission(&self) -> bool {
         self.path.is_none()
             && matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection" | "connect")
             && !self.is_admission_configuration()
+            && !REVIEWS.contains(&(self.group.as_str(), self.resource.as_str()))
     }
 
     /// Whether this touches the objects that could switch our admission webhook off.
@@ -127,6 +218,62 @@ impl Action {
         match &self.subresource {
             Some(sub) => format!("{}/{sub}", self.resource),
             None => self.resource.clone(),
+        }
+    }
+
+    /// Whether this is about who somebody acts as.
+    pub fn is_impersonation(&self) -> bool {
+        self.verb == IMPERSONATE
+    }
+
+    /// Whether this asks for every group or extra value at once. The API server asks so before it asks one by one
+    /// (`manyAuthorizationChecksInLoop` in k8s.io/apiserver), which it does whatever the answer.
+    pub fn is_impersonation_of_all(&self) -> bool {
+        self.is_impersonation() && self.name.as_deref() == Some("*")
+    }
+
+    /// The domain of `signers` that this is about as a whole: it is called `DOMAIN/*` then.
+    ///
+    /// The API server asks about the signer's own name, and where that is not allowed about its domain
+    /// (`IsAuthorizedForSignerName` in k8s.io/kubernetes).
+    fn signer_domain(&self) -> Option<&str> {
+        let is_signer = self.group == CERTIFICATES && self.resource == "signers";
+        self.name.as_deref().filter(|_| is_signer)?.strip_suffix("/*")
+    }
+
+    /// Whether this follows `first` in one and the same request of a client: the question about a signer's domain.
+    pub fn continues(&self, first: &Self) -> bool {
+        let is_alike = || {
+            Self { name: None, ..self.clone() } == Self { name: None, ..first.clone() }
+                && first.signer_domain().is_none()
+        };
+        let signer = first.name.as_deref().and_then(|name| name.split_once('/'));
+        self.signer_domain().is_some_and(|domain| signer.is_some_and(|(of, _)| of == domain)) && is_alike()
+    }
+
+    /// What the name stands for.
+    pub(crate) fn target(&self) -> Target<'_> {
+        let Some(name) = self.name.as_deref() else { return Target::Any };
+        if self.signer_domain().is_some() || self.is_impersonation() {
+            match name.strip_suffix('*') {
+                Some("") => return Target::Any,
+                Some(beginning) => return Target::Beginning(beginning),
+                None => {}
+            }
+        }
+        Target::Named { name, own: self.proxied() }
+    }
+
+    /// The own name of what is reached through a proxy: requests name it `[scheme:]name[:port]`
+    /// (`SplitSchemeNamePort` in k8s.io/apimachinery).
+    fn proxied(&self) -> Option<&str> {
+        if !self.group.is_empty() || self.subresource.as_deref() != Some("proxy") {
+            return None;
+        }
+        let mut parts = self.name.as_deref()?.split(':');
+        match (parts.next()?, parts.next(), parts.next()) {
+            (_, None, _) => None,
+            (name, Some(_), None) | (_, Some(name), Some(_)) => Some(name),
         }
     }
 
@@ -207,7 +354,12 @@ impl ActionPattern {
             api_groups: if action.path.is_some() { vec![] } else { vec![action.group.clone()] },
             resources: if action.path.is_some() { vec![] } else { vec![action.full_resource()] },
             namespaces: action.namespace.as_deref().map_or_else(any, |namespace| vec![literal(namespace)]),
-            names: action.name.as_deref().map_or_else(any, |name| vec![literal(name)]),
+            names: match (action.name.as_deref(), action.signer_domain()) {
+                (None, _) => any(),
+                // Whoever may do it for a domain may do it for each of its signers.
+                (Some(domain), Some(name)) if !name.contains(['*', '?', '=']) => vec![domain.to_owned()],
+                (Some(name), _) => vec![literal(name)],
+            },
             non_resource_urls: action.path.as_deref().map(literal).into_iter().collect(),
         }
     }
@@ -230,24 +382,15 @@ impl ActionPattern {
     /// Whether a rule with this pattern protects `action`. Leans wide: every request that could touch a protected
     /// object is protected.
     pub fn protects(&self, action: &Action) -> bool {
-        if !self.verbs.iter().any(|verb| verb_protects(verb, action)) {
-            return false;
-        }
-        if let Some(path) = &action.path {
-            return globs_match(&self.non_resource_urls, path);
-        }
-        if !self.matches_resource(action) {
-            return false;
-        }
-        let namespace = match &action.namespace {
-            Some(namespace) => globs_match(&self.namespaces, namespace),
-            // A collection without a namespace spans all of them (or is cluster-scoped, where only `*` can be meant). It
-            // has a name when a field selector picks objects of that name, in every namespace.
-            None => is_any(&self.namespaces) || COLLECTION.contains(&action.verb.as_str()),
+        let parts = Parts {
+            verbs: self.verbs.as_slice(),
+            api_groups: &self.api_groups,
+            resources: &self.resources,
+            namespaces: &self.namespaces,
+            names: &self.names,
+            non_resource_urls: &self.non_resource_urls,
         };
-        // Without a name the request is a collection, or a creation whose name the server makes up: either may touch
-        // the objects that are named.
-        namespace && action.name.as_ref().is_none_or(|name| globs_match(&self.names, name))
+        parts.protect(action)
     }
 
     /// Whether a grant with this pattern permits `action`. Leans narrow: nothing that the pattern does not plainly say.
@@ -276,10 +419,109 @@ impl ActionPattern {
         self
     }
 
-    fn matches_resource(&self, action: &Action) -> bool {
+    /// Whether this plainly names the action's kind of objects, whatever is done to them and wherever they are.
+    pub(crate) fn matches_resource(&self, action: &Action) -> bool {
         self.api_groups.iter().any(|group| group == "*" || *group == action.group)
             && self.resources.iter().any(|pattern| resource_matches(pattern, action))
     }
+}
+
+/// What the name of an action stands for, where patterns protect objects by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// No object in particular: a collection, a creation whose name the server makes up, or all names at once. It may
+    /// touch the objects that are named.
+    Any,
+    /// Every object whose name begins so.
+    Beginning(&'a str),
+    /// One object.
+    Named {
+        /// As the request names it.
+        name: &'a str,
+        /// Its own name, where that is another one.
+        own: Option<&'a str>,
+    },
+}
+
+/// Words of one part of a pattern, however they are kept.
+pub trait Words {
+    /// Whether one of them passes `test`.
+    fn any(&self, test: impl FnMut(&str) -> bool) -> bool;
+}
+
+impl Words for &[String] {
+    fn any(&self, mut test: impl FnMut(&str) -> bool) -> bool {
+        self.iter().any(|word| test(word))
+    }
+}
+
+/// The parts of an [`ActionPattern`], wherever they are kept: a client reads thousands of them before each command, and
+/// most of them are about something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<W> {
+    /// See [`ActionPattern::verbs`].
+    pub verbs: W,
+    /// See [`ActionPattern::api_groups`].
+    pub api_groups: W,
+    /// See [`ActionPattern::resources`].
+    pub resources: W,
+    /// See [`ActionPattern::namespaces`].
+    pub namespaces: W,
+    /// See [`ActionPattern::names`].
+    pub names: W,
+    /// See [`ActionPattern::non_resource_urls`].
+    pub non_resource_urls: W,
+}
+
+impl<W: Words> Parts<W> {
+    /// See [`ActionPattern::protects`].
+    pub fn protect(&self, action: &Action) -> bool {
+        if action.path.is_some() {
+            return self.protect_somewhere(action);
+        }
+        let is_there = match &action.namespace {
+            Some(namespace) => self.namespaces.any(|glob| glob_matches(glob, namespace)),
+            // A collection without a namespace spans all of them (or is cluster-scoped, where only `*` can be meant). It
+            // has a name when a field selector picks objects of that name, in every namespace.
+            None => COLLECTION.contains(&action.verb.as_str()) || self.namespaces.any(|glob| glob == "*"),
+        };
+        is_there && self.protect_somewhere(action)
+    }
+
+    /// The same for the action in whatever namespace: where that is not known yet.
+    pub fn protect_somewhere(&self, action: &Action) -> bool {
+        if !self.verbs.any(|verb| verb_protects(verb, action)) {
+            return false;
+        }
+        if let Some(path) = &action.path {
+            return self.non_resource_urls.any(|glob| glob_matches(glob, path));
+        }
+        let is_named = || match action.target() {
+            Target::Any => true,
+            Target::Beginning(beginning) => self.names.any(|glob| may_begin_with(glob, beginning)),
+            Target::Named { name, own } => {
+                self.names.any(|glob| glob_matches(glob, name) || own.is_some_and(|own| glob_matches(glob, own)))
+            }
+        };
+        self.api_groups.any(|group| group_protects(group, action))
+            && self.resources.any(|pattern| resource_protects(pattern, action))
+            && is_named()
+    }
+}
+
+fn group_protects(pattern: &str, action: &Action) -> bool {
+    pattern == "*"
+        || pattern == action.group
+        || (action.is_impersonation()
+            && [pattern, &action.group].iter().all(|group| IMPERSONATION_GROUPS.contains(group)))
+}
+
+fn resource_protects(pattern: &str, action: &Action) -> bool {
+    // Extra values of every key at once.
+    let is_any_key = || action.is_impersonation() && action.subresource.as_deref() == Some("*");
+    resource_matches(pattern, action)
+        || (is_any_key()
+            && pattern.split_once('/').is_some_and(|(resource, _)| resource == "*" || resource == action.resource))
 }
 
 fn verb_protects(pattern: &str, action: &Action) -> bool {
@@ -287,12 +529,14 @@ fn verb_protects(pattern: &str, action: &Action) -> bool {
     let both_in = |class: &[&str]| class.contains(&pattern) && class.contains(&verb);
     pattern == "*"
         || pattern == verb
-        || (pattern == "get" && READS.contains(&verb))
-        || (pattern == "list" && verb == "watch")
-        || (pattern == "watch" && verb == "list")
+        || (pattern == "get" && REVEALING.contains(&verb))
+        || (matches!(pattern, "list" | "watch") && LISTING.contains(&verb))
         || both_in(&CHANGES)
         || (pattern == "delete" && verb == "deletecollection")
         || (verb == "connect" && matches!(pattern, "get" | "create"))
+        // Most of what is behind such a path answers whatever the method: HEAD and POST of a profile take it too.
+        || (pattern == "get" && action.path.is_some())
+        || (action.is_impersonation() && pattern.starts_with("impersonate:"))
 }
 
 fn verb_permits(pattern: &str, action: &Action) -> bool {
@@ -330,6 +574,17 @@ pub fn glob_matches(glob: &str, text: &str) -> bool {
         Some(literal) => literal == text,
         None if is_glob(glob) => wildcards_match(glob.as_bytes(), text.as_bytes()),
         None => glob == text,
+    }
+}
+
+/// Whether `glob` matches some text that begins with `beginning`. Leans towards yes.
+fn may_begin_with(glob: &str, beginning: &str) -> bool {
+    match glob.strip_prefix('=') {
+        Some(literal) => literal.starts_with(beginning),
+        None => match glob.find(['*', '?']) {
+            Some(wildcard) => glob[..wildcard].starts_with(beginning) || beginning.starts_with(&glob[..wildcard]),
+            None => glob.starts_with(beginning),
+        },
     }
 }
 
@@ -394,16 +649,8 @@ mod tests {
             Some((resource, sub)) => (resource, Some(sub.to_owned())),
             None => (resource, None),
         };
-        Action {
-            verb: verb.to_owned(),
-            group: String::new(),
-            resource: resource.to_owned(),
-            subresource,
-            namespace: namespace.map(ToOwned::to_owned),
-            name: name.map(ToOwned::to_owned),
-            path: None,
-        }
-        .normalized()
+        let (namespace, name) = (namespace.map(ToOwned::to_owned), name.map(ToOwned::to_owned));
+        Action { subresource, namespace, name, ..Action::new(verb, "", resource) }.normalized()
     }
 
     fn pattern(verbs: &[&str], resource: &str, namespaces: &[&str], names: &[&str]) -> ActionPattern {
@@ -429,7 +676,121 @@ mod tests {
         assert!(secrets.protects(&action("list", "secrets", None, Some("db"))), "--field-selector metadata.name=db");
         assert!(!secrets.protects(&action("get", "secrets", Some("dev"), Some("db"))));
         assert!(!secrets.protects(&action("list", "secrets", Some("dev"), None)));
-        assert!(!secrets.protects(&action("delete", "secrets", Some("prod"), Some("db"))));
+        assert!(!secrets.protects(&action("create", "secrets", Some("prod"), Some("db"))));
+    }
+
+    #[test]
+    fn a_protected_read_protects_all_that_answers_with_the_object() {
+        let get = pattern(&["get"], "secrets", &["prod"], &["db"]);
+        for verb in ["patch", "update", "delete"] {
+            assert!(get.protects(&action(verb, "secrets", Some("prod"), Some("db"))), "{verb}");
+            assert!(!get.protects(&action(verb, "secrets", Some("prod"), Some("other"))), "{verb}");
+            assert!(!get.permits(&action(verb, "secrets", Some("prod"), Some("db"))), "{verb}");
+        }
+        for verb in ["get", "list", "watch"] {
+            let read = pattern(&[verb], "secrets", &["prod"], &["*"]);
+            assert!(read.protects(&action("deletecollection", "secrets", Some("prod"), None)), "{verb}");
+            assert!(read.protects(&action("deletecollection", "secrets", None, None)), "{verb}");
+            assert!(!read.permits(&action("deletecollection", "secrets", Some("prod"), None)), "{verb}");
+        }
+        // Who may not list may still change what they know the name of.
+        assert!(!pattern(&["list"], "secrets", &["*"], &["*"]).protects(&action(
+            "patch",
+            "secrets",
+            Some("prod"),
+            Some("db")
+        )));
+    }
+
+    #[test]
+    fn a_proxied_object_is_known_by_its_own_name_whatever_scheme_and_port() {
+        let named = pattern(&["connect"], "services/proxy", &["*"], &["payments"]);
+        let proxy = |name: &str| action("get", "services/proxy", Some("prod"), Some(name));
+        for name in ["payments", "payments:80", "https:payments:443", "http:payments:", ":payments:http", "payments:"] {
+            assert!(named.protects(&proxy(name)), "{name}");
+            assert_eq!(named.permits(&proxy(name)), name == "payments", "{name}");
+            let grant = ActionPattern::exactly(&proxy(name));
+            assert!(grant.permits(&proxy(name)) && !grant.permits(&proxy("other")), "{name}");
+        }
+        for name in ["other:80", "payments2:80", "https:other:payments"] {
+            assert!(!named.protects(&proxy(name)), "{name}");
+        }
+        assert!(!pattern(&["*"], "services", &["*"], &["a"]).protects(&action(
+            "get",
+            "services",
+            Some("p"),
+            Some("a:b")
+        )));
+    }
+
+    fn signer(verb: &str, name: &str) -> Action {
+        Action { group: CERTIFICATES.to_owned(), ..action(verb, "signers", None, Some(name)) }
+    }
+
+    #[test]
+    fn a_domain_of_signers_touches_each_of_them() {
+        let rule = |names: &[&str]| ActionPattern {
+            api_groups: vec![CERTIFICATES.to_owned()],
+            ..pattern(&["approve"], "signers", &["*"], names)
+        };
+        let (one, domain) = (signer("approve", "example.com/web"), signer("approve", "example.com/*"));
+        for names in
+            [&["example.com/web"], &["example.com/*"], &["*"], &["=example.com/web"], &["*/web"], &["ex?mple*"]]
+        {
+            assert!(rule(names).protects(&one) && rule(names).protects(&domain), "{names:?}");
+        }
+        for names in [&["example.org/web"], &["example.com"], &["=*"]] {
+            assert!(!rule(names).protects(&domain), "{names:?}");
+        }
+        // A grant for the domain is one for each of its signers, and not the reverse.
+        let (of_one, of_domain) = (ActionPattern::exactly(&one), ActionPattern::exactly(&domain));
+        assert!(of_one.permits(&one) && !of_one.permits(&domain));
+        assert!(of_domain.permits(&one) && of_domain.permits(&domain));
+        assert!(!of_domain.permits(&signer("approve", "example.org/web")));
+        assert!(!ActionPattern::exactly(&signer("approve", "*/*")).permits(&one));
+        assert!(domain.continues(&one) && !one.continues(&domain) && !domain.continues(&domain));
+        assert!(!domain.continues(&signer("sign", "example.com/web")));
+        assert!(!domain.continues(&signer("approve", "example.org/web")));
+    }
+
+    #[test]
+    fn impersonation_is_one_thing_in_every_mode() {
+        let asked = |verb: &str, group: &str, resource: &str, namespace: Option<&str>, name: &str| {
+            Action { group: group.into(), ..action(verb, resource, namespace, Some(name)) }.normalized()
+        };
+        let bob = asked("impersonate", "", "users", None, "bob");
+        assert_eq!(asked("impersonate:user-info", AUTHENTICATION, "users", None, "bob"), bob);
+        let node = asked("impersonate", "", "users", None, "system:node:a");
+        assert_eq!(asked("impersonate:arbitrary-node", AUTHENTICATION, "nodes", None, "a"), node);
+        assert_eq!(
+            asked("impersonate:serviceaccount", AUTHENTICATION, "serviceaccounts", Some("ci"), "x"),
+            asked("impersonate", "", "serviceaccounts", Some("ci"), "x")
+        );
+        let rule = |verb: &str, group: &str, resource: &str, names: &[&str]| ActionPattern {
+            api_groups: vec![group.into()],
+            ..pattern(&[verb], resource, &["*"], names)
+        };
+        for (verb, group) in
+            [("impersonate", ""), ("impersonate", AUTHENTICATION), ("impersonate:user-info", "*"), ("*", "")]
+        {
+            let users = rule(verb, group, "users", &["bob"]);
+            assert!(users.protects(&bob), "{verb} {group}");
+            assert!(users.protects(&asked("impersonate:user-info", AUTHENTICATION, "users", None, "*")), "{verb}");
+            assert!(!users.protects(&node), "{verb} {group}");
+        }
+        let nodes = rule("impersonate", "", "users", &["system:node:*"]);
+        assert!(nodes.protects(&asked("impersonate:associated-node", AUTHENTICATION, "nodes", None, "*")));
+        // All groups, and all extra values of all keys, at once.
+        let all_groups = asked("impersonate:user-info", AUTHENTICATION, "groups", None, "*");
+        assert!(rule("impersonate", "", "groups", &["system:*"]).protects(&all_groups));
+        let all_extra = asked("impersonate:user-info", AUTHENTICATION, "userextras/*", None, "*");
+        for resources in ["userextras/scopes", "userextras/*", "*/scopes", "*"] {
+            assert!(rule("impersonate", AUTHENTICATION, resources, &["a"]).protects(&all_extra), "{resources}");
+        }
+        assert!(!ActionPattern::exactly(&all_groups).permits(&asked("impersonate", "", "groups", None, "a")));
+        // What is done then is another question, which only a rule for every verb is about.
+        let then = asked("impersonate-on:user-info:get", "", "secrets", Some("prod"), "db");
+        assert!(!rule("impersonate", "*", "*", &["*"]).protects(&then));
     }
 
     #[test]
@@ -558,9 +919,14 @@ mod tests {
             names: any(),
             non_resource_urls: vec!["/debug/*".into()],
         };
-        let path = |path: &str| Action { path: Some(path.into()), ..action("get", "", None, None) };
-        assert!(metrics.protects(&path("/debug/pprof")));
-        assert!(!metrics.protects(&path("/metrics")));
+        let asked = |verb: &str, path: &str| Action { path: Some(path.into()), ..action(verb, "", None, None) };
+        for verb in ["get", "head", "post", "put", "delete", "options"] {
+            assert!(metrics.protects(&asked(verb, "/debug/pprof")), "{verb}");
+            assert_eq!(metrics.permits(&asked(verb, "/debug/pprof")), verb == "get");
+            assert!(!metrics.protects(&asked(verb, "/metrics")));
+        }
+        let put = ActionPattern { verbs: vec!["put".into()], ..metrics.clone() };
+        assert!(!put.protects(&asked("get", "/debug/pprof")));
         assert!(!metrics.protects(&action("get", "pods", Some("a"), Some("b"))));
     }
 
@@ -573,6 +939,9 @@ mod tests {
         assert!(!webhook.reaches_admission());
         assert!(!action("get", "secrets", Some("a"), Some("b")).reaches_admission());
         assert!(!action("impersonate", "users", None, Some("b")).reaches_admission());
+        let review =
+            Action { group: "authorization.k8s.io".into(), ..action("create", "subjectaccessreviews", None, None) };
+        assert!(!review.reaches_admission());
         assert!(action("create", "pods/exec", Some("a"), Some("b")).reaches_admission());
     }
 

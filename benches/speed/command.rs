@@ -1,4 +1,4 @@
-//! Part 2: what the plugin adds to one kubectl command, on the lab's API server.
+//! Part 3: what the plugin adds to one kubectl command, on the lab's API server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,42 +18,54 @@ use crate::stats::Samples;
 const RUNS: usize = 200;
 /// How often the plugin runs again for the same parent.
 const RERUNS: usize = 300;
-const AIM: Duration = Duration::from_millis(2);
+/// In milliseconds.
+const AIM: f64 = 2.0;
+const AGAIN_AIM: f64 = 5.0;
 
 /// Prints the table.
 pub fn measure(person: &Session) -> Result<()> {
-    let with_token = static_token(person)?;
-    let (mut ours, mut theirs, mut differences) = (Vec::new(), Vec::new(), Vec::new());
+    let token = base_token(person)?;
+    let with_token = kubeconfig(person, "static-token", &json!({"token": token}))?;
+    let with_cat = kubeconfig(person, "cat", &cat(person, &token)?)?;
+    let ways = [&with_token, &with_cat, person.kubeconfig()];
+    let mut times = ways.map(|_| Vec::with_capacity(RUNS));
     for run in 0..RUNS {
-        let (plugin, token) = if run % 2 == 0 {
-            let plugin = version(person, person.kubeconfig())?;
-            (plugin, version(person, &with_token)?)
-        } else {
-            let token = version(person, &with_token)?;
-            (version(person, person.kubeconfig())?, token)
-        };
-        ours.push(plugin);
-        theirs.push(token);
-        // A machine that is slow for a moment is slow for both.
-        differences.push(plugin.as_secs_f64() - token.as_secs_f64());
+        for turn in 0..ways.len() {
+            let way = (run + turn) % ways.len();
+            times[way].push(version(person, ways[way])?);
+        }
     }
-    differences.sort_unstable_by(f64::total_cmp);
-    let paired = differences[differences.len() / 2];
-    let (ours, theirs, again) = (Samples::from(ours), Samples::from(theirs), again(person)?);
+    let again = again(person)?;
+    // A machine that is slow for a moment is slow for all.
+    let difference = |ours: usize, theirs: usize| {
+        let pairs = times[ours].iter().zip(&times[theirs]);
+        let mut differences: Vec<f64> = pairs.map(|(ours, theirs)| ours.as_secs_f64() - theirs.as_secs_f64()).collect();
+        differences.sort_unstable_by(f64::total_cmp);
+        differences[RUNS / 2] * 1e3
+    };
+    let (to_token, to_cat) = (difference(2, 0), difference(2, 1));
+    let [with_token, with_cat, with_us] = times.map(Samples::from);
 
     report::part(&format!("kubectl get --raw /version on a real API server, {RUNS} runs each, in turn"));
     let mut table = Table::new(&["", "median", "p99"]);
     for (name, samples) in [
-        ("with a static token", &theirs),
-        ("with kubectl-stepup", &ours),
-        ("for comparison: get-token alone, called again by one command, asking stepup-server", &again),
+        ("with a static token", &with_token),
+        ("with a plugin that only prints it (cat)", &with_cat),
+        ("with kubectl-stepup", &with_us),
+        ("get-token alone, called again by one command, so that it asks stepup-server", &again),
     ] {
         table.row([name.to_owned(), millis(samples.median()), millis(samples.quantile(0.99))]);
     }
     table.print();
+    report::note(&format!("median of the differences to the plugin that only prints: {to_cat:+.2} ms"));
     report::aim(
-        &format!("2 ms more at most (median of the differences: {:+.2} ms)", paired * 1e3),
-        paired <= AIM.as_secs_f64(),
+        &format!("2 ms more than a static token at most (median of the differences: {to_token:+.2} ms)"),
+        to_token <= AIM,
+    );
+    let again = again.median().as_secs_f64() * 1e3;
+    report::aim(
+        &format!("a run for a busy tool that asks time and again: {AGAIN_AIM} ms at most (median: {again:.2} ms)"),
+        again <= AGAIN_AIM,
     );
     Ok(())
 }
@@ -83,13 +95,28 @@ fn time(command: &mut Command) -> Result<Duration> {
     Ok(took)
 }
 
-/// A kubeconfig with the person's base token in it.
-fn static_token(person: &Session) -> Result<PathBuf> {
+fn base_token(person: &Session) -> Result<String> {
+    let session = cache::session(&Paths::under(person.home()).of(person.name())).context("nobody is signed in")?;
+    Ok(session.base_token.expose().to_owned())
+}
+
+/// The least that any exec plugin costs.
+fn cat(person: &Session, token: &str) -> Result<Value> {
+    const API_VERSION: &str = "client.authentication.k8s.io/v1";
+    let credential = person.home().join("credential.json");
+    let text = json!({"apiVersion": API_VERSION, "kind": "ExecCredential", "status": {"token": token}});
+    fs::write(&credential, text.to_string())?;
+    Ok(json!({"exec": {
+        "apiVersion": API_VERSION, "command": "/bin/cat", "args": [credential], "interactiveMode": "Never",
+    }}))
+}
+
+/// The person's kubeconfig with another user entry.
+fn kubeconfig(person: &Session, name: &str, user: &Value) -> Result<PathBuf> {
     let view = Outcome::of(person.command("kubectl").args(["config", "view", "--raw", "--output", "json"]))?;
     let mut kubeconfig: Value = serde_json::from_str(&view.succeeded()?.stdout)?;
-    let session = cache::session(&Paths::under(person.home()).of(person.name())).context("nobody is signed in")?;
-    kubeconfig["users"] = json!([{"name": person.name(), "user": {"token": session.base_token.expose()}}]);
-    let path = person.home().join("static-token.json");
+    kubeconfig["users"] = json!([{"name": person.name(), "user": user}]);
+    let path = person.home().join(format!("{name}.json"));
     fs::write(&path, kubeconfig.to_string())?;
     Ok(path)
 }

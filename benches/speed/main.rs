@@ -3,7 +3,7 @@
 //! Nothing here passes or fails: every table names its aim, and says whether this run, on this machine, met it. Release
 //! builds; servers listen on free loopback ports and end with this process.
 //!
-//! `cargo bench --all-features --bench speed -- [server] [plugin] [command] [retry]` runs some of the parts.
+//! `cargo bench --all-features --bench speed -- [plugin] [preflight] [command] [server] [retry] [proxy]` runs some of the parts.
 
 #![allow(missing_docs, reason = "a program, not a library")]
 
@@ -12,6 +12,8 @@ mod floor;
 mod load;
 mod machine;
 mod plugin;
+mod preflight;
+mod proxy;
 mod report;
 mod retry;
 mod reviews;
@@ -26,7 +28,7 @@ use anyhow::{Result, bail};
 use lab::{Lab, Options, Programs};
 
 /// The parts, in the order in which they run.
-const PARTS: [&str; 4] = ["plugin", "command", "server", "retry"];
+const PARTS: [&str; 6] = ["plugin", "preflight", "command", "server", "retry", "proxy"];
 
 fn main() -> ExitCode {
     if let Some(code) = lab::role::play() {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.split_first() {
         Some((role, rest)) if role == machine::PINNED => machine::become_pinned(rest),
         Some((role, rest)) if role == floor::ROLE => floor::run(rest),
+        Some((role, rest)) if role == proxy::ROLE => proxy::serve(rest),
         _ => run(&arguments),
     };
     match outcome {
@@ -61,10 +64,13 @@ fn run(arguments: &[OsString]) -> Result<()> {
     if wants("plugin") {
         plugin::measure(&place.path().join("plugin"), &kubectl_stepup())?;
     }
+    if wants("preflight") {
+        preflight::measure(&place.path().join("preflight"), &kubectl_stepup())?;
+    }
     if wants("server") {
         server::measure(&place.path().join("server"), &stepup_server())?;
     }
-    if wants("command") || wants("retry") {
+    if wants("command") || wants("retry") || wants("proxy") {
         let programs = Programs { kubectl_stepup: kubectl_stepup(), stepup_server: stepup_server() };
         let lab = Lab::start(&place.path().join("lab"), &programs, Options::default())?;
         let alice = lab.session("alice")?;
@@ -73,6 +79,9 @@ fn run(arguments: &[OsString]) -> Result<()> {
         }
         if wants("retry") {
             retry::measure(&lab, &alice)?;
+        }
+        if wants("proxy") {
+            proxy::measure(&place.path().join("proxy"), &kubectl_stepup(), &lab, &alice)?;
         }
     }
     Ok(())

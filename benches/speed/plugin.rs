@@ -76,20 +76,26 @@ pub fn measure(directory: &Path, kubectl_stepup: &Path) -> Result<()> {
 /// A home in which somebody is signed in.
 fn sign_in(home: &Path) -> Result<Files> {
     let files = Paths::under(home).of("bench");
-    let session = Session {
+    cache::write(&files.session(), &session()).context("cannot write the session")?;
+    Ok(files)
+}
+
+/// Somebody's, for an hour, without preflight.
+pub fn session() -> Session {
+    Session {
         version: 1,
         base_token: Secret::new("x".repeat(TOKEN)),
         base_expires_at: Utc::now().timestamp() + 3600,
         step_up_enabled: true,
+        preflight: false,
         issuer: "https://idp.example.com".to_owned(),
         client_id: "kubernetes".to_owned(),
-        user: "alice".to_owned(),
-    };
-    cache::write(&files.session(), &session).context("cannot write the session")?;
-    Ok(files)
+        person: cache::Person { user: "alice".to_owned(), subject: "alice".to_owned() },
+    }
 }
 
-fn build(directory: &Path, name: &str, source: &str) -> Result<PathBuf> {
+/// Builds a program of one file with plain rustc.
+pub fn build(directory: &Path, name: &str, source: &str) -> Result<PathBuf> {
     let (file, program) = (directory.join(format!("{name}.rs")), directory.join(name));
     fs::write(&file, source)?;
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -1,4 +1,4 @@
-//! Part 4: from the denial of a protected command to its success, when the person's sign-in is fresh enough.
+//! Part 5: from the denial of a protected command to its success, when the person's sign-in is fresh enough.
 
 use std::time::Duration;
 

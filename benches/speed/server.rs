@@ -1,4 +1,4 @@
-//! Part 3: what the API server's webhooks cost, on one processor, whatever the number of rules.
+//! Part 4: what the API server's webhooks cost, on one processor, whatever the number of rules.
 
 use std::ffi::OsString;
 use std::fs;
@@ -231,6 +231,7 @@ fn grant(database: &Path, rules: usize) -> Result<()> {
         created_at: now,
         expires_at: now + Duration::from_mins(15),
         uses_left: None,
+        irrevocable: false,
     };
     let record = GrantRecord {
         grant,
@@ -238,7 +239,7 @@ fn grant(database: &Path, rules: usize) -> Result<()> {
         challenge: None,
         carries: vec![],
         revoked_at: None,
-        collection: None,
+        open: vec![],
     };
     let store = Sqlite::open(database)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -1,5 +1,5 @@
-//! The files that hold tokens: `session.json`, `elevated/SCOPE.json`, `step-up/SCOPE.json`. 0600, replaced atomically;
-//! a file that makes no sense is set aside with a message and is never fatal.
+//! The files that hold tokens: `session.json`, `elevated/SCOPE.json`, and the sign-ins that may serve again. 0600,
+//! replaced atomically; a file that makes no sense is set aside with a message and is never fatal.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,15 +29,37 @@ pub struct Session {
     pub base_expires_at: i64,
     /// Whether stepup-server is to be asked about denials.
     pub step_up_enabled: bool,
+    /// Whether to look ahead at what kubectl is about to do.
+    #[serde(default)]
+    pub preflight: bool,
     /// Issuer the token came from.
     #[serde(default)]
     pub issuer: String,
     /// Client it was issued to.
     #[serde(default)]
     pub client_id: String,
-    /// Who signed in, as the provider says it (`preferred_username`, `email` or `sub`): for people, not for decisions.
+    /// Who signed in.
     #[serde(default)]
+    pub person: Person,
+}
+
+/// Who signed in, as the provider says it. The cluster and stepup-server go by the token itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Person {
+    /// For people: `preferred_username`, `email` or `sub`.
     pub user: String,
+    /// For the provider (`sub`).
+    pub subject: String,
+}
+
+impl Person {
+    /// Whether it is the same one. Some providers give each client another `sub` for one person (OpenID Connect Core 8.1):
+    /// there the name has to do.
+    pub fn is(&self, other: &Self) -> bool {
+        let is_same = |one: &str, other: &str| !one.is_empty() && one == other;
+        is_same(&self.subject, &other.subject) || is_same(&self.user, &other.user)
+    }
 }
 
 impl Session {
@@ -48,6 +70,15 @@ impl Session {
 }
 
 impl Elevated {
+    /// The API server refuses a token from the second on in which it expires, and nothing repeats a 401: one that is
+    /// about to is not handed out any more, seconds before.
+    pub const MARGIN: i64 = 2;
+
+    /// Whether it can be used.
+    pub fn is_live(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at > now.timestamp() + Self::MARGIN
+    }
+
     /// Whether this token carries the grant `id`.
     pub fn has(&self, id: &str) -> bool {
         self.grant.id == id || self.carries.iter().any(|carried| carried == id)
@@ -75,6 +106,8 @@ pub struct Elevated {
 pub struct SignIn {
     /// ID token of the step-up.
     pub id_token: Secret,
+    /// Who signed in.
+    pub person: Person,
     /// Authentication context class it states.
     pub acr: Option<String>,
     /// When the person signed in, in unix seconds.
@@ -91,19 +124,26 @@ pub fn session(files: &Files) -> Option<Session> {
 /// Elevated tokens of one scope that are alive, newest first.
 pub fn elevated(files: &Files, scope: &Scope, now: DateTime<Utc>) -> Vec<Elevated> {
     let mut held: Vec<Elevated> = read(&files.elevated().join(scope.file_name())).unwrap_or_default();
-    held.retain(|elevated| elevated.expires_at > now.timestamp());
+    held.retain(|elevated| elevated.is_live(now));
     held
 }
 
-/// Every live elevated token of every scope, with the scope's file name (for `status` and `drop`).
+/// Every live elevated token of every scope that somebody can still use, with the scope's file name (for `status` and
+/// `drop`).
 pub fn all_elevated(files: &Files, now: DateTime<Utc>) -> Vec<(String, Elevated)> {
     let mut all = Vec::new();
-    for path in entries(&files.elevated()) {
+    for path in entries(&files.elevated()).filter(|path| !has_ended(path)) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let held: Vec<Elevated> = read(&path).unwrap_or_default();
-        all.extend(held.into_iter().filter(|held| held.expires_at > now.timestamp()).map(|held| (name.clone(), held)));
+        all.extend(held.into_iter().filter(|held| held.is_live(now)).map(|held| (name.clone(), held)));
     }
     all
+}
+
+/// Whether the process has ended that a file of elevated tokens is for.
+fn has_ended(path: &Path) -> bool {
+    let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    name.strip_prefix("process-").and_then(parent::still_runs) == Some(false)
 }
 
 /// Forgets the elevated tokens that carry the grant `id`, in every scope. (The server is told by `api::Server::revoke`.)
@@ -128,14 +168,27 @@ pub fn keep_elevated(files: &Files, scope: &Scope, elevated_token: &Elevated, no
     write(&files.elevated().join(scope.file_name()), &held)
 }
 
-/// The sign-in that was kept for `scope`.
-pub fn sign_in(files: &Files, scope: &Scope) -> Option<SignIn> {
-    read(&files.step_up().join(scope.file_name()))
+/// The sign-in that was kept for `scope`, of those in `sign_ins` (see `Profile::sign_ins`).
+pub fn sign_in(sign_ins: &Path, scope: &Scope) -> Option<SignIn> {
+    read(&sign_ins.join(scope.file_name()))
+}
+
+/// Forgets the sign-in that was kept for `scope`; for every scope, where it is `None`.
+pub fn forget_sign_in(sign_ins: &Path, scope: Option<&Scope>) -> Result<(), Error> {
+    match scope {
+        Some(scope) => remove(&sign_ins.join(scope.file_name())),
+        None => entries(sign_ins).try_for_each(|path| remove(&path)),
+    }
 }
 
 /// Keeps a sign-in for `scope`.
-pub fn keep_sign_in(files: &Files, scope: &Scope, sign_in: &SignIn) -> Result<(), Error> {
-    write(&files.step_up().join(scope.file_name()), sign_in)
+pub fn keep_sign_in(sign_ins: &Path, scope: &Scope, sign_in: &SignIn) -> Result<(), Error> {
+    write(&sign_ins.join(scope.file_name()), sign_in)
+}
+
+/// Forgets every elevated token of the profile.
+pub fn forget_elevated(files: &Files) -> Result<(), Error> {
+    entries(&files.elevated()).try_for_each(|path| remove(&path))
 }
 
 /// Removes what is of no more use: tokens that have expired, marks of processes that are gone.
@@ -147,11 +200,12 @@ pub fn sweep(files: &Files, now: DateTime<Utc>) {
         };
         expires.into_iter().all(|expires| expires <= now.timestamp())
     };
-    for path in entries(&files.elevated()).filter(|path| is_over(path)) {
+    for path in entries(&files.elevated()).filter(|path| has_ended(path) || is_over(path)) {
         let _ = fs::remove_file(path);
     }
     let has_expired = |path: &Path| read::<SignIn>(path).is_some_and(|sign_in| sign_in.expires_at <= now.timestamp());
-    for path in entries(&files.step_up()).filter(|path| has_expired(path)) {
+    let sign_ins = fs::read_dir(files.all_sign_ins()).into_iter().flatten().flatten();
+    for path in sign_ins.flat_map(|directory| entries(&directory.path())).filter(|path| has_expired(path)) {
         let _ = fs::remove_file(path);
     }
     for entry in fs::read_dir(files.parents()).into_iter().flatten().flatten() {
@@ -162,7 +216,7 @@ pub fn sweep(files: &Files, now: DateTime<Utc>) {
 }
 
 /// The JSON files of a directory.
-fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let all = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     all.filter(|path| path.extension() == Some(OsStr::new("json")))
 }
@@ -186,8 +240,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
 }
 
+/// What a file is called that makes no sense.
+pub fn set_aside_as(path: &Path) -> PathBuf {
+    path.with_extension("corrupt")
+}
+
 fn set_aside(path: &Path, error: &serde_json::Error) {
-    let aside = path.with_extension("corrupt");
+    let aside = set_aside_as(path);
     // Only the position: the message of serde_json may quote what it found, and what it found may be a token.
     let place = format!("line {}, column {}", error.line(), error.column());
     match fs::rename(path, &aside) {
@@ -220,7 +279,12 @@ pub fn write_bytes(path: &Path, text: &[u8]) -> Result<(), Error> {
     name.push(format!(".{}.new", std::process::id()));
     let new = directory.join(name);
     let _ = fs::remove_file(&new);
-    let written = private_file(&new).and_then(|mut file| file.write_all(text)).and_then(|()| fs::rename(&new, path));
+    let written = private_file(&new)
+        .and_then(|mut file| {
+            paths::hand_over(&file, directory);
+            file.write_all(text)
+        })
+        .and_then(|()| paths::replace(&new, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&new);
         Error::file("write", path)(error)
@@ -273,16 +337,19 @@ mod tests {
     fn elevated_tokens_live_in_their_scope_until_they_expire_or_are_dropped() {
         let home = tempfile::tempdir().unwrap();
         let files = Paths::under(home.path()).of("p");
-        let here = Scope::Process(Process { pid: 1, started: 2 });
-        let elsewhere = Scope::Process(Process { pid: 1, started: 3 });
+        let here = Scope::Process(Process::me().unwrap());
+        let elsewhere = Scope::Process(Process { pid: 1, started: 999_999_999 });
         keep_elevated(&files, &here, &held("a", 60), at(0)).unwrap();
         keep_elevated(&files, &here, &Elevated { carries: vec!["a".into()], ..held("b", 30) }, at(0)).unwrap();
         let ids = |scope, now| elevated(&files, scope, now).into_iter().map(|e| e.grant.id).collect::<Vec<_>>();
         assert_eq!(ids(&here, at(1)), ["b", "a"], "newest first");
         assert_eq!(ids(&elsewhere, at(1)), [""; 0]);
-        assert_eq!(ids(&here, at(30)), ["a"]);
-        assert_eq!(ids(&here, at(60)), [""; 0]);
+        assert_eq!(ids(&here, at(27)), ["b", "a"]);
+        assert_eq!(ids(&here, at(28)), ["a"], "a moment before it expires");
+        assert_eq!(ids(&here, at(58)), [""; 0]);
         assert_eq!(all_elevated(&files, at(1)).len(), 2);
+        keep_elevated(&files, &elsewhere, &held("c", 60), at(0)).unwrap();
+        assert_eq!(all_elevated(&files, at(1)).len(), 2, "of a process that has ended");
         forget_grant(&files, "a").unwrap();
         assert_eq!(ids(&here, at(1)), [""; 0], "the token of b carried a, so it goes too");
     }
@@ -293,12 +360,16 @@ mod tests {
         let files = Paths::under(home.path()).of("p");
         keep_elevated(&files, &Scope::Anyone, &held("a", 60), at(0)).unwrap();
         write_bytes(&files.parents().join("1-999999999"), b"").unwrap();
-        sweep(&files, at(59));
+        sweep(&files, at(57));
         assert_eq!(all_elevated(&files, at(0)).len(), 1);
         sweep(&files, at(60));
         assert_eq!(all_elevated(&files, at(0)).len(), 0);
         if cfg!(target_os = "linux") {
             assert!(!files.parents().join("1-999999999").exists());
+            let ended = Scope::Process(Process { pid: 1, started: 999_999_999 });
+            keep_elevated(&files, &ended, &held("c", 60), at(0)).unwrap();
+            sweep(&files, at(1));
+            assert_eq!(elevated(&files, &ended, at(1)), []);
         }
     }
 
@@ -310,6 +381,22 @@ mod tests {
         assert_eq!(session(&files), None);
         assert!(!files.session().exists());
         assert!(files.session().with_extension("corrupt").exists());
+    }
+
+    #[test]
+    fn a_file_is_replaced_while_somebody_reads_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file.json");
+        write(&path, &1).unwrap();
+        let reader = fs::File::open(&path).unwrap();
+        let reading = std::thread::spawn(move || {
+            // Windows may have the writer wait for it.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            serde_json::from_reader::<_, i32>(reader).unwrap()
+        });
+        write(&path, &2).unwrap();
+        assert_eq!((read::<i32>(&path), reading.join().unwrap()), (Some(2), 1));
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 
     #[cfg(unix)]

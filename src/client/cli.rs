@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::client::commands;
 use crate::client::error::Error;
 use crate::client::kubeconfig::ExecApiVersion;
-use crate::client::profile::{Flow, Name};
+use crate::client::profile::{Flow, Method, Name};
 use crate::client::{get_token, output, prompt};
 
 const EXIT_CODES: &str = "\
@@ -27,7 +27,8 @@ Exit codes:
 Environment:
   KUBECTL_STEPUP_PROFILE  profile to use
   KUBECTL_STEPUP_REASON   why protected actions are needed, for rules that want a reason
-  KUBECTL_STEPUP_PROMPT   auto (default: ask when somebody is at the terminal), always, or never
+  KUBECTL_STEPUP_PROMPT   auto (default: ask when somebody is at the terminal, five times a minute at most), always, or
+                          never
   KUBECTL_STEPUP_SECRETS  where refresh tokens are kept: keyring (default, where there is one) or file
   KUBECTL_STEPUP_HOME     directory for everything that is kept: HOME/config, HOME/cache, HOME/state
   BROWSER                 program that opens the sign-in page
@@ -70,6 +71,16 @@ pub enum Command {
     Status(Status),
     /// Step up now, for what was just refused or for what you are about to do
     Elevate(Elevate),
+    /// Say what would be asked for an action, and what would be granted; asks and changes nothing
+    Explain(Explain),
+    /// Show your step-ups and refusals of the last weeks
+    History(History),
+    /// Find out what does not work here, and how to fix it
+    Doctor(Doctor),
+    /// Run a program that steps up whenever the cluster asks for it: helm, k9s, terraform, a script, kubectl itself
+    Run(Run),
+    /// Serve programs that step up whenever the cluster asks for it, until Ctrl-C
+    Proxy(Proxy),
     /// Give grants up before they expire
     Drop(Drop),
     /// Print the completion script for a shell
@@ -101,11 +112,18 @@ Examples:
   kubectl stepup setup --issuer https://login.example.com --client-id kubernetes \\
     --server https://stepup.example.com --context prod --dry-run
 
+  # A cluster that tells strong tokens of the provider from others by itself, without stepup-server
+  kubectl stepup setup --issuer https://login.example.com --client-id kubernetes --context prod \\
+    --step-up-acr urn:example:mfa --protect 'delete namespaces' --protect 'get secrets -n prod'
+
   # Only sign in with OpenID Connect, without step-up
   kubectl stepup setup --profile lab --issuer https://login.example.com --client-id kubernetes
 
   # Change one thing of a profile that exists
-  kubectl stepup setup --flow browser";
+  kubectl stepup setup --flow browser
+
+  # Sign in once for each way to step up, until one works; the scope and the client are made for it at the provider
+  kubectl stepup setup --step-up-scope stepup-mfa --step-up-client-id kubernetes-step-up --try";
 
 /// `setup`.
 // Flags are booleans; that is what they are.
@@ -149,6 +167,44 @@ pub struct Setup {
     /// How to step up [default: device]
     #[arg(long, value_name = "FLOW")]
     pub step_up_flow: Option<Flow>,
+    /// Whether to look at kubectl's command line and step up before its first request, for reads and streams, which are
+    /// not repeated [default: on]
+    #[arg(long, value_name = "WHETHER")]
+    pub preflight: Option<Switch>,
+    /// How the provider is told to ask for more [default: acr-values]. Forgets the settings of another method
+    #[arg(long, value_name = "METHOD")]
+    pub step_up_method: Option<Method>,
+    /// Scope to ask for in step-ups, beside the ordinary ones, repeatable
+    #[arg(long, value_name = "SCOPE")]
+    pub step_up_scope: Vec<String>,
+    /// OAuth client to step up as [default: the ordinary one]
+    #[arg(long, value_name = "ID")]
+    pub step_up_client_id: Option<String>,
+    /// File with that client's secret, where the provider insists on one
+    #[arg(long, value_name = "FILE")]
+    pub step_up_client_secret_file: Option<PathBuf>,
+    /// Without stepup-server: an acr value that the cluster takes for a strong sign-in, repeatable
+    #[arg(long, value_name = "VALUE", conflicts_with = "server")]
+    pub step_up_acr: Vec<String>,
+    /// Without stepup-server: how long ago the strong sign-in may have been [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "server")]
+    pub step_up_max_age: Option<u64>,
+    /// Without stepup-server: how long a stronger token is used [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "server")]
+    pub step_up_ttl: Option<u64>,
+    /// Without stepup-server: what to step up for beforehand, as kubectl has it, such as "delete namespaces" or "get
+    /// secrets -n prod,prod-*"; repeatable
+    #[arg(long, value_name = "WHAT", conflicts_with = "server")]
+    pub protect: Vec<String>,
+    /// File with such lines
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    pub protect_file: Option<PathBuf>,
+    /// ConfigMap with such lines under the key "protected"
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "server")]
+    pub digest_configmap: Option<String>,
+    /// Find out which way to step up works, by signing in: looks at what comes back, and keeps the first that will do
+    #[arg(long = "try", conflicts_with_all = ["dry_run", "offline"])]
+    pub try_step_up: bool,
     /// Username to suggest to the provider
     #[arg(long, value_name = "USER")]
     pub login_hint: Option<String>,
@@ -179,6 +235,15 @@ pub struct Setup {
     /// Show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
 }
 
 const LOGIN_EXAMPLES: &str = "\
@@ -215,15 +280,18 @@ pub struct Logout {
 
 const STATUS_HELP: &str = "\
 With -o json, one object (no secret is ever in it; times are RFC 3339):
-  profile, issuer, clientId, server (URL or null), signedIn, user,
+  profile, issuer, clientId, server (URL or null), providerOnly, signedIn, user,
   baseToken     {expiresAt, live} or null
   refreshToken  \"keyring\", \"file\" or null
   stepUp        {enabled, reachable, problem, clockSkewSeconds}
-  grants        [{id, rule, covers, reason, acr, createdAt, expiresAt, usesLeft (null: any number), held}]
+  grants        [{id, user, rule, covers, reason, acr, createdAt, expiresAt, usesLeft (null: any number),
+                irrevocable, held}]
+                irrevocable: its token is good until then, whatever becomes of the grant
                 held: whether this machine has the token, and for whom
   challenges    [{id, rule, description, actions, createdAt, deniedAt, expiresAt, coveredBy}]
 
-Exit code 3 when nobody is signed in; 0 otherwise, also when stepup-server cannot be reached.";
+Exit code 3 when nobody is signed in; 0 otherwise, also when stepup-server cannot be reached (unless it is to tell the
+grants of all).";
 
 /// `status`.
 #[derive(Debug, Args)]
@@ -232,6 +300,9 @@ pub struct Status {
     /// Which profile
     #[command(flatten)]
     pub target: Target,
+    /// Everybody's grants: for administrators
+    #[arg(long)]
+    pub all: bool,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Format,
@@ -295,10 +366,176 @@ pub struct Elevate {
     pub target: Target,
 }
 
+const HISTORY_HELP: &str = "\
+Examples:
+  kubectl stepup history
+  kubectl stepup history --limit 200 -o json
+  kubectl stepup history --user bob       # administrators
+
+stepup-server keeps it for 30 days, and at most 1000 entries for a person; its audit log is the full record.
+
+With -o json, one object (times are RFC 3339):
+  user, serverTime, keptDays
+  entries   [{id, time, what (\"asked\", \"granted\", \"used\", \"declined\", \"refused\", \"given-up\"), actions, rules, acr,
+              reason, grant, code, message, source, by}], newest first; what does not apply is absent";
+
+/// `history`.
+#[derive(Debug, Args)]
+#[command(after_help = HISTORY_HELP)]
+pub struct History {
+    /// How many entries
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub limit: u32,
+    /// Somebody else's, as the cluster knows them: for administrators
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+    /// Which profile
+    #[command(flatten)]
+    pub target: Target,
+}
+
+const DOCTOR_HELP: &str = "\
+Each line is \"ok\", \"problem\" (with what to do about it) or \"unknown\" (with what it would take to tell). Nothing is
+changed, and nobody is asked to sign in, unless you say --step-up. To see whether the API server asks stepup-server,
+doctor asks it for a protected read (a SelfSubjectAccessReview): the audit log shows that challenge, declined at once.
+
+With -o json, one object:
+  healthy   whether there is no problem
+  checks    [{check, state (\"ok\", \"problem\", \"unknown\"), says, fix (or null)}]
+
+Exit code 1 when there is a problem.";
+
+/// `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = DOCTOR_HELP)]
+pub struct Doctor {
+    /// Try a step-up too: signs you in once, keeps nothing and grants nothing
+    #[arg(long)]
+    pub step_up: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+    /// Which profile
+    #[command(flatten)]
+    pub target: Target,
+}
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  kubectl stepup explain delete namespace prod
+  kubectl stepup explain get secret db -n payments
+  kubectl stepup explain list secrets -A
+  kubectl stepup explain exec api-0 -n payments
+
+With -o json, one object (times are RFC 3339):
+  user, serverTime, canStepUp
+  actions   [{action, recordedBy, protection (null: nothing is asked)
+              {rules [{name, description}], acrValues, maxAge (seconds), reason {pattern, hint},
+               grant {ttl (seconds), uses (absent: any number), covers, groups}, notCovered, coveredBy}}]
+
+Exit code 0 whether the action is protected or not.";
+
+/// `explain`.
+#[derive(Debug, Args)]
+#[command(after_help = EXPLAIN_HELP)]
+pub struct Explain {
+    /// What you would do, as kubectl has it: a verb, a resource and names
+    #[arg(required = true, value_names = ["VERB", "RESOURCE", "NAME"], num_args = 1..)]
+    pub what: Vec<String>,
+    /// Subresource of the resource, such as status
+    #[arg(long, value_name = "SUBRESOURCE")]
+    pub subresource: Option<String>,
+    /// Namespace [default: that of the kubeconfig's context, else "default"]
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// In all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// The custom resource has no namespaces
+    #[arg(long, conflicts_with_all = ["namespace", "all_namespaces"])]
+    pub cluster_scoped: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Format,
+    /// Which profile
+    #[command(flatten)]
+    pub target: Target,
+}
+
+const RUN_HELP: &str = "\
+The program gets a kubeconfig of its own (KUBECONFIG, KUBE_CONFIG_PATH) that leads through a proxy on this machine. What it
+asks the API server for goes there unchanged. When the cluster says that a request needs a step-up, the proxy takes you
+through it once and repeats just that request; the grant is for this run alone. Reads, watches, exec, port-forward: all
+of it works, in one command. The kubeconfig has the contexts of the same cluster and user, and no others.
+
+The exit code is the program's: 128 and the signal's number if a signal ended it, 127 if it is not there, 126 if it cannot
+be run.
+
+Examples:
+  kubectl stepup run -- kubectl get secret db -n prod -o yaml
+  kubectl stepup run -- kubectl exec -it api-0 -n payments -- sh
+  kubectl stepup run -- helm upgrade shop ./chart
+  kubectl stepup run --context prod -- terraform apply
+  kubectl stepup run --reason OPS-123 -- ansible-playbook site.yaml
+  kubectl stepup run -- python3 report.py
+  kubectl stepup run -- bash          # everything in this shell";
+
+/// What `run` and `proxy` have in common.
+#[derive(Debug, Args)]
+pub struct Through {
+    /// Why protected actions are needed, for rules that want a reason
+    #[arg(long, value_name = "TEXT", env = "KUBECTL_STEPUP_REASON", hide_env_values = true)]
+    pub reason: Option<String>,
+    /// How much of a request to keep, to repeat it after a step-up, such as 512Ki or 64Mi [default: 4Mi]
+    #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "4Mi", hide_default_value = true)]
+    pub replay_limit: usize,
+    /// Which profile
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub struct Run {
+    /// In common with `proxy`
+    #[command(flatten)]
+    pub through: Through,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+const PROXY_HELP: &str = "\
+Prints the path of a kubeconfig. Programs that use it step up as under \"kubectl stepup run\"; the prompts appear here. It ends
+with Ctrl-C, SIGTERM, or --for, and takes the kubeconfig with it.
+
+Examples:
+  kubectl stepup proxy --context prod                     # then, elsewhere: KUBECONFIG=(what it printed) k9s
+  kubectl stepup proxy --kubeconfig-out ~/.kube/stepup-prod --for 8h   # for a desktop tool";
+
+/// `proxy`.
+#[derive(Debug, Args)]
+#[command(after_help = PROXY_HELP)]
+pub struct Proxy {
+    /// Where to write the kubeconfig [default: a file of its own in a private directory]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig_out: Option<PathBuf>,
+    /// How long to serve, such as 90s, 30m or 8h [default: until Ctrl-C]
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    pub lifetime: Option<u64>,
+    /// In common with `run`
+    #[command(flatten)]
+    pub through: Through,
+}
+
 const DROP_EXAMPLES: &str = "\
 Examples:
   kubectl stepup drop             # what this terminal holds
-  kubectl stepup drop gr-4tq2     # one grant, as \"kubectl stepup status\" shows it
+  kubectl stepup drop gr-4tq2     # one grant, as \"kubectl stepup status\" shows it (administrators: status --all)
   kubectl stepup drop --all       # every grant you have, everywhere";
 
 /// `drop`.
@@ -375,6 +612,11 @@ fn run(command: &Command) -> Result<ExitCode, Error> {
         Command::Logout(args) => commands::logout::run(args, Utc::now),
         Command::Status(args) => commands::status::run(args, Utc::now),
         Command::Elevate(args) => commands::elevate::run(args, Utc::now),
+        Command::History(args) => commands::history::run(args, Utc::now),
+        Command::Doctor(args) => commands::doctor::run(args, Utc::now),
+        Command::Explain(args) => commands::explain::run(args, Utc::now),
+        Command::Run(args) => commands::run::run(args, Utc::now),
+        Command::Proxy(args) => commands::proxy::run(args, Utc::now),
         Command::Drop(args) => commands::drop::run(args, Utc::now),
         Command::Completion(args) => {
             commands::completion::script(args.shell);
@@ -421,6 +663,20 @@ fn seconds(text: &str) -> Result<u64, String> {
     if total == 0 { Err(bad()) } else { Ok(total) }
 }
 
+/// `1048576`, `512Ki`, `4Mi`, `1Gi`; 0: nothing.
+fn bytes(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor = match &text[digits.len()..] {
+        "" => Some(1),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        _ => None,
+    };
+    let size = digits.parse::<usize>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    size.ok_or_else(|| format!("{text:?} is not a size such as 512Ki, 4Mi or 1Gi"))
+}
+
 #[cfg(test)]
 mod tests {
 
@@ -457,6 +713,28 @@ mod tests {
             "x nonsense",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_keeps_its_own_flags() {
+        for line in ["x run --context c -- helm list -n a --context d", "x run --context c helm list -n a --context d"]
+        {
+            let Command::Run(args) = parsed(line).unwrap() else { panic!() };
+            assert_eq!(args.command, ["helm", "list", "-n", "a", "--context", "d"], "{line}");
+            assert_eq!(args.through.target.context.as_deref(), Some("c"));
+            assert_eq!(args.through.replay_limit, crate::client::proxy::REPLAY_LIMIT);
+        }
+        assert_eq!(parsed("x run").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_units() {
+        for (text, expected) in [("0", 0), ("1024", 1024), ("512Ki", 512 << 10), ("4Mi", 4 << 20), ("1Gi", 1 << 30)] {
+            assert_eq!(bytes(text), Ok(expected));
+        }
+        for text in ["", "Mi", "4M", "-1", "4 Mi", "1.5Mi", "99999999999Gi", "é"] {
+            assert!(bytes(text).is_err(), "{text}");
         }
     }
 

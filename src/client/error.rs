@@ -104,7 +104,16 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoProfile { name } => {
-                Some(format!("make it with: kubectl stepup setup --profile {name} --issuer URL --client-id ID"))
+                let make = format!("make it with: kubectl stepup setup --profile {name} --issuer URL --client-id ID");
+                // sudo changes HOME, and with it whose profiles these are.
+                Some(match std::env::var("SUDO_USER") {
+                    Ok(user) if !user.is_empty() => {
+                        format!(
+                            "under sudo it would be root's: leave sudo out, or keep {user}'s with sudo -E; or {make}"
+                        )
+                    }
+                    _ => make,
+                })
             }
             Self::NotSignedIn { profile, .. } => {
                 Some(format!("sign in with: kubectl stepup login --profile {profile}"))

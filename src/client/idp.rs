@@ -1,10 +1,11 @@
 //! The identity provider: OpenID Connect discovery, sign-in by device flow (RFC 8628) or by browser on this machine
 //! (RFC 8252), both with PKCE, refresh with rotation, revocation (RFC 7009), and verification of ID tokens.
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use oauth2::basic::BasicErrorResponseType;
@@ -17,16 +18,18 @@ use openidconnect::core::{
 use openidconnect::{
     AdditionalProviderMetadata, AuthType, AuthenticationContextClass, AuthorizationCode, ClientId, ClientSecret,
     CsrfToken, DeviceAuthorizationUrl, DeviceCodeErrorResponseType, EndpointMaybeSet, EndpointNotSet, EndpointSet,
-    ErrorResponseType, LoginHint, Nonce, OAuth2TokenResponse, PkceCodeChallenge, PkceCodeVerifier, ProviderMetadata,
-    RedirectUrl, RefreshToken, RequestTokenError, RevocationUrl, Scope, StandardErrorResponse, TokenResponse, TokenUrl,
+    ErrorResponseType, HttpRequest, HttpResponse, LoginHint, Nonce, OAuth2TokenResponse, PkceCodeChallenge,
+    PkceCodeVerifier, ProviderMetadata, RedirectUrl, RefreshToken, RequestTokenError, RevocationUrl, Scope,
+    StandardErrorResponse, SyncHttpClient, TokenResponse, TokenUrl,
 };
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::client::cache::Person;
 use crate::client::error::Error;
 use crate::client::http::{HttpClient, Problem, describe};
-use crate::client::profile::{Profile, secure_url};
+use crate::client::profile::{self, OAuthClient, Profile, secure_url};
 use crate::client::prompt::Waiting;
 use crate::secret::Secret;
 use crate::wire::challenge::DeclineCause;
@@ -85,8 +88,10 @@ pub struct Tokens {
     pub id_token: Secret,
     /// The refresh token, where the provider issued one.
     pub refresh_token: Option<Secret>,
-    /// Who it is, for people: `preferred_username`, `email` or `sub`.
-    pub user: String,
+    /// Who signed in.
+    pub person: Person,
+    /// Whom the ID token is for (`aud`).
+    pub audiences: Vec<String>,
     /// Authentication context class.
     pub acr: Option<String>,
     /// When the person signed in.
@@ -125,8 +130,8 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Fetches the provider's metadata. `client_id` replaces the profile's client.
-    pub fn discover(profile: &Profile, client_id: Option<&str>) -> Result<Self, Error> {
+    /// Fetches the provider's metadata. `client` signs in instead of the profile's own.
+    pub fn discover(profile: &Profile, client: Option<OAuthClient<'_>>) -> Result<Self, Error> {
         let http = HttpClient::new(profile.issuer_ca.as_deref(), CONNECT, TOTAL)?;
         let failed = |problem: String| Error::Provider { issuer: profile.issuer.clone(), problem };
         let url = format!("{}/.well-known/openid-configuration", profile.issuer.trim_end_matches('/'));
@@ -136,7 +141,7 @@ impl Provider {
             return Err(failed(format!("{}, not with its metadata: is the issuer URL right?", describe(&answer))));
         }
         let metadata: Metadata = serde_json::from_slice(answer.body()).map_err(|error| match describe(&answer) {
-            page if page.ends_with("web page") => failed(format!("{page}, not with its metadata")),
+            page if page.contains("a web page") => failed(format!("{page}, not with its metadata")),
             _ => failed(format!("its metadata makes no sense: {error}")),
         })?;
         // Whether there is a slash at the end is a matter of taste to some providers; anything else is another issuer.
@@ -144,13 +149,11 @@ impl Provider {
         if stated.trim_end_matches('/') != profile.issuer.trim_end_matches('/') {
             return Err(failed(format!("it says that its issuer is {stated}: use that one")));
         }
+        let client = client.unwrap_or_else(|| profile.client());
         let provider = Self {
             http,
-            client_id: ClientId::new(client_id.unwrap_or(&profile.client_id).to_owned()),
-            client_secret: match client_id {
-                None => profile.client_secret.as_ref().map(|secret| ClientSecret::new(secret.expose().to_owned())),
-                Some(_) => None,
-            },
+            client_id: ClientId::new(client.id.to_owned()),
+            client_secret: client.secret.map(|secret| ClientSecret::new(secret.expose().to_owned())),
             metadata,
         };
         provider.check_endpoints().map_err(failed)?;
@@ -209,20 +212,27 @@ impl Provider {
             return Err(waiting.ending());
         }
         let client = self.client();
+        let polling = Polling { http: &self.http, trouble: RefCell::default() };
         let polled = client
             .exchange_device_access_token(&answer)
             .map_err(|error| self.failed(&error.to_string()))?
             .add_extra_param("code_verifier", verifier.into_secret())
             // Once the wait is over it is the end of time, which ends the polling.
             .set_time_fn(|| if waiting.is_over() { DateTime::<Utc>::MAX_UTC } else { waiting.now() })
-            .request(&self.http, |interval| waiting.pause(interval.max(QUICKEST_POLL)), Some(answer.expires_in()));
-        let tokens: CoreTokenResponse = polled.map_err(|error| match &error {
-            RequestTokenError::ServerResponse(told) => match told.error() {
-                DeviceCodeErrorResponseType::AccessDenied => refused_there(),
-                DeviceCodeErrorResponseType::ExpiredToken => waiting.ending(),
-                _ => self.refused("finish the device sign-in", error),
+            .request(&polling, |interval| waiting.pause(interval.max(QUICKEST_POLL)), Some(answer.expires_in()));
+        let doing = "finish the device sign-in";
+        let in_trouble = |trouble| self.failed(&format!("cannot {doing}: {trouble}"));
+        let tokens: CoreTokenResponse = polled.map_err(|error| match (&error, polling.trouble.take()) {
+            (RequestTokenError::ServerResponse(told), trouble) => match (told.error(), trouble) {
+                (DeviceCodeErrorResponseType::AccessDenied, _) => refused_there(),
+                (DeviceCodeErrorResponseType::ExpiredToken, Some(trouble)) if !waiting.was_interrupted() => {
+                    in_trouble(trouble)
+                }
+                (DeviceCodeErrorResponseType::ExpiredToken, _) => waiting.ending(),
+                _ => self.refused(doing, error),
             },
-            _ => self.refused("finish the device sign-in", error),
+            (_, Some(trouble)) => in_trouble(trouble),
+            (_, None) => self.refused(doing, error),
         })?;
         self.verified(&tokens, None, waiting.now())
     }
@@ -230,10 +240,13 @@ impl Provider {
     /// Opens a loopback port for the browser to come back to, and makes the URL to send it to.
     pub fn start_browser(&self, ask: &Ask) -> Result<BrowserSignIn, Error> {
         let cannot = |error: io::Error| Error::Failed(format!("cannot listen on 127.0.0.1: {error}"));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
+        // Either may be missing (RFC 8252, section 7.3); providers know the first one better.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .or_else(|error| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).map_err(|_| error))
+            .map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
-        let port = listener.local_addr().map_err(cannot)?.port();
-        let redirect = RedirectUrl::new(format!("http://127.0.0.1:{port}{CALLBACK}"))
+        let address = listener.local_addr().map_err(cannot)?;
+        let redirect = RedirectUrl::new(format!("http://{address}{CALLBACK}"))
             .map_err(|error| Error::Failed(error.to_string()))?;
         let client = self.client().set_redirect_uri(redirect.clone());
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
@@ -309,12 +322,24 @@ impl Provider {
     }
 
     /// New tokens for a refresh token. `Ok(None)`: the provider no longer accepts it.
-    pub fn refresh(&self, token: &Secret, now: DateTime<Utc>) -> Result<Option<Tokens>, Error> {
+    ///
+    /// `rotated` gets the next refresh token before anything else can fail.
+    pub fn refresh(
+        &self,
+        token: &Secret,
+        rotated: impl FnOnce(&Secret),
+        now: DateTime<Utc>,
+    ) -> Result<Option<Tokens>, Error> {
         let token = RefreshToken::new(token.expose().to_owned());
         let client = self.client();
         let request = client.exchange_refresh_token(&token).map_err(|error| self.failed(&error.to_string()))?;
         match request.request(&self.http) {
-            Ok(tokens) => self.verified(&tokens, None, now).map(Some),
+            Ok(tokens) => {
+                if let Some(next) = tokens.refresh_token() {
+                    rotated(&Secret::new(next.secret().clone()));
+                }
+                self.verified(&tokens, None, now).map(Some)
+            }
             Err(RequestTokenError::ServerResponse(told)) if *told.error() == BasicErrorResponseType::InvalidGrant => {
                 Ok(None)
             }
@@ -386,10 +411,11 @@ impl Provider {
         Ok(Tokens {
             id_token: Secret::new(id_token.to_string()),
             refresh_token: tokens.refresh_token().map(|token| Secret::new(token.secret().clone())),
-            user: user.to_owned(),
+            person: Person { user: user.to_owned(), subject: claims.subject().to_string() },
+            audiences: claims.audiences().iter().map(|audience| audience.as_str().to_owned()).collect(),
             acr: claims.auth_context_ref().map(|acr| acr.as_str().to_owned()),
             auth_time: claims.auth_time(),
-            expires_at: claims.expiration() + (now - theirs),
+            expires_at: claims.expiration().checked_add_signed(now - theirs).unwrap_or(DateTime::<Utc>::MAX_UTC),
             skew: (now - theirs).num_seconds(),
         })
     }
@@ -407,16 +433,60 @@ impl Provider {
             RequestTokenError::ServerResponse(answer) => told(&answer.error().to_string(), answer.error_description()),
             RequestTokenError::Request(Problem(problem)) | RequestTokenError::Other(problem) => problem,
             // The text of the answer stays out of it: there may be a token in it.
-            RequestTokenError::Parse(_, body) if body.trim_ascii_start().first() == Some(&b'<') => {
-                "it answers with a web page".to_owned()
-            }
             RequestTokenError::Parse(error, _) => format!("its answer makes no sense at {}", error.path()),
         };
         self.failed(&format!("cannot {doing}: {why}"))
     }
 }
 
+/// The provider, as polls see it: trouble that may pass is no reason to give a person's sign-in up (RFC 8628, section
+/// 3.5), and is told if it was there to the end.
+struct Polling<'a> {
+    http: &'a HttpClient,
+    /// What was wrong with the last poll.
+    trouble: RefCell<Option<String>>,
+}
+
+impl SyncHttpClient for Polling<'_> {
+    type Error = Problem;
+
+    fn call(&self, request: HttpRequest) -> Result<HttpResponse, Problem> {
+        self.trouble.take();
+        match self.http.ask(request) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(page)) => {
+                self.trouble.replace(Some(page.description.clone()));
+                // The library polls on after an error, and gives up after an answer that makes no sense.
+                if page.may_pass { Err(Problem(page.description)) } else { Ok(HttpResponse::new(Vec::new())) }
+            }
+            Err(Problem(problem)) => {
+                self.trouble.replace(Some(problem.clone()));
+                Err(Problem(problem))
+            }
+        }
+    }
+}
+
 impl Ask {
+    /// What a step-up of `profile` asks for, to reach one of `acr_values`.
+    pub fn to_step_up(profile: &Profile, acr_values: &[String], max_age: Option<u64>) -> Self {
+        let settings = &profile.step_up;
+        // The same claims as in the base token, or the server could not tell who it is; but no second session.
+        let base = profile.scopes.iter().filter(|scope| *scope != "offline_access");
+        let more = settings.scopes.iter().filter(|scope| !profile.scopes.contains(scope));
+        Self {
+            scopes: base.chain(more).cloned().collect(),
+            acr_values: match settings.method {
+                profile::Method::AcrValues => acr_values.to_vec(),
+                // The provider decides by scope or client. Asked for a class besides, Keycloak leaves a flow out whose
+                // own level is another.
+                profile::Method::Scope | profile::Method::Client => Vec::new(),
+            },
+            max_age,
+            login_hint: profile.login_hint.clone(),
+        }
+    }
+
     fn more_scopes(&self) -> impl Iterator<Item = Scope> {
         self.scopes.iter().filter(|scope| *scope != "openid").map(|scope| Scope::new(scope.clone()))
     }
@@ -463,12 +533,29 @@ fn refused_there() -> Error {
     }
 }
 
+/// How long a request of the browser may take to be here: it comes from this very machine. All of it, since whoever sends
+/// a byte now and then could keep the browser waiting.
+const HEAD: Duration = Duration::from_secs(2);
+
+/// A connection that is read until then and no longer.
+struct Until<'a>(&'a TcpStream, Instant);
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.1.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.0.set_read_timeout(Some(left))?;
+        self.0.read(buffer)
+    }
+}
+
 /// The request line's URL, if this is a GET of [`CALLBACK`].
 fn read_callback(stream: &TcpStream) -> Option<Url> {
     stream.set_nonblocking(false).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let mut line = String::new();
-    let mut reader = BufReader::new(stream.take(16 << 10));
+    let mut reader = BufReader::new(Until(stream, Instant::now() + HEAD).take(16 << 10));
     reader.read_line(&mut line).ok()?;
     let target = line.strip_prefix("GET ")?.split(' ').next()?.to_owned();
     // The rest of the head is read so that closing does not reset the connection under the answer.

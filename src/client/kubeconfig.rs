@@ -5,6 +5,7 @@
 
 mod edit;
 mod mask;
+mod route;
 mod tree;
 
 use std::ffi::OsStr;
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::client::paths;
+
+pub use self::route::{Cluster, Route, Sibling};
 use self::tree::{Document, Node, Value};
 
 /// Name of our executable, as kubeconfigs call it.
@@ -132,6 +136,8 @@ pub struct Wanted {
     pub cluster: Option<String>,
     /// Whether credentials of another kind may be dropped.
     pub overwrite: bool,
+    /// Whether the plugin is to be told which API server the token is for.
+    pub cluster_info: bool,
 }
 
 /// The files that make up the kubeconfig, in kubectl's order.
@@ -195,6 +201,44 @@ impl Files {
     }
 }
 
+impl Files {
+    /// URL of the API server of a cluster.
+    pub fn server(&self, cluster: &str) -> Option<String> {
+        self.paths.iter().find_map(|path| {
+            let document = parse(path, &read(path).ok()??).ok()?;
+            Some(entry(&document, "clusters", cluster)?.get("cluster")?.get("server")?.scalar()?.to_owned())
+        })
+    }
+
+    /// How a user signs in, where that is by an exec plugin.
+    pub fn plugin(&self, user: &str) -> Option<Plugin> {
+        self.paths.iter().find_map(|path| {
+            let document = parse(path, &read(path).ok()??).ok()?;
+            let exec = entry(&document, "users", user)?.get("user")?.get("exec")?;
+            let text = |key: &str| exec.get(key).and_then(Node::scalar).filter(|text| !text.is_empty());
+            Some(Plugin {
+                command: text("command")?.to_owned(),
+                is_ours: is_ours(exec),
+                api_version: text("apiVersion").map(ToOwned::to_owned),
+                interactive_mode: text("interactiveMode").map(ToOwned::to_owned),
+            })
+        })
+    }
+}
+
+/// A user's exec plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// What is run.
+    pub command: String,
+    /// Whether that is us.
+    pub is_ours: bool,
+    /// Version of the protocol.
+    pub api_version: Option<String>,
+    /// Whether the plugin gets kubectl's stdin.
+    pub interactive_mode: Option<String>,
+}
+
 /// The context that kubectl would use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Current {
@@ -256,7 +300,7 @@ impl Edit {
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(temporary);
         let written = write_new(&temporary, &self.after, fs::metadata(&target).ok().as_ref())
-            .and_then(|()| fs::rename(&temporary, &target));
+            .and_then(|()| paths::replace(&temporary, &target));
         if written.is_err() {
             // Best effort: the error that matters is the first.
             let _ = fs::remove_file(&temporary);
@@ -598,7 +642,7 @@ fn exec_value(wanted: &Wanted) -> Value {
         ("command", Value::from_text(COMMAND)),
         ("installHint", Value::from_text(INSTALL_HINT)),
         ("interactiveMode", Value::from_text("IfAvailable")),
-        ("provideClusterInfo", Value::Other("false".to_owned())),
+        ("provideClusterInfo", Value::Other(wanted.cluster_info.to_string())),
     ])
 }
 

@@ -4,6 +4,7 @@
 //! directory of this user alone. The operating system lets go of it when its holder dies.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::client::error::Error;
 use crate::client::output;
 use crate::client::paths;
+use crate::client::prompt::{self, Interrupt};
 
 const POLL: Duration = Duration::from_millis(25);
 /// How long to wait before saying so.
@@ -26,17 +28,12 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock at `path`. Says what it waits for after a second, if `announce` says what; gives up after
-    /// `limit`.
+    /// `limit`, and at Ctrl-C.
     pub fn take(path: &Path, limit: Duration, announce: Option<&str>) -> Result<Self, Error> {
         if let Some(directory) = path.parent() {
             paths::make_private_dir(directory)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(Error::file("open lock", path))?;
+        let file = open(path).map_err(Error::file("open lock", path))?;
         let began = Instant::now();
         let mut announce = announce;
         let mut waited = false;
@@ -44,13 +41,16 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: Some(file), waited }),
                 // A file system without locks (some network homes): going on unlocked loses single flight, not safety.
-                Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                Err(TryLockError::Error(error)) if is_without_locks(&error) => {
                     return Ok(Self { _file: None, waited });
                 }
                 Err(TryLockError::Error(error)) => return Err(Error::file("lock", path)(error)),
                 Err(TryLockError::WouldBlock) => {}
             }
             waited = true;
+            if Interrupt::has_happened() {
+                return Err(prompt::declined_here());
+            }
             if began.elapsed() > limit {
                 return Err(Error::Failed(format!(
                     "another kubectl-stepup has held {} for {} seconds",
@@ -65,6 +65,28 @@ impl Lock {
             }
             thread::sleep(POLL);
         }
+    }
+}
+
+/// Whether the file system has none. NFS without its lock daemon says so in its own way (`ENOLCK`).
+fn is_without_locks(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::Unsupported
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(made) => {
+            paths::hand_over(&made, path.parent().unwrap_or(Path::new(".")));
+            Ok(made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            OpenOptions::new().create(true).truncate(false).write(true).open(path)
+        }
+        Err(error) => Err(error),
     }
 }
 

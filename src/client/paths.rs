@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use directories::ProjectDirs;
 
@@ -25,7 +27,7 @@ impl Paths {
     /// `$KUBECTL_STEPUP_HOME/{config,cache,state}`, else the platform's own places, else (no home directory, as for
     /// many service accounts) a private directory that lasts as long as the login session or the boot.
     ///
-    /// Touches no file.
+    /// Touches no file, but makes that private directory where it has to be one that others could have made.
     pub fn find() -> Self {
         if let Some(home) = env::var_os(HOME).filter(|home| !home.is_empty()) {
             return Self::under(Path::new(&home));
@@ -37,7 +39,7 @@ impl Paths {
                 state: dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned(),
                 is_fallback: false,
             },
-            None => Self { is_fallback: true, ..Self::under(&fallback_home()) },
+            None => Self { is_fallback: true, ..Self::under(&fallback_home().unwrap_or_else(|| NOWHERE.into())) },
         }
     }
 
@@ -62,16 +64,42 @@ impl Paths {
     }
 }
 
+/// Names that are tried among the temporary files: whoever takes them all could as well fill the disk.
+const CANDIDATES: usize = 100;
+/// How long a file may be in use that is to be replaced.
+const IN_USE: Duration = Duration::from_secs(1);
+/// Where nothing can be: not even a profile of somebody else's.
+const NOWHERE: &str = if cfg!(unix) { "/dev/null/kubectl-stepup" } else { "NUL\\kubectl-stepup" };
+
 /// Where to keep things when there is no home directory, or it cannot be written to: the login session's own directory,
-/// else a directory among the temporary ones. They last until the machine restarts at the latest.
-fn fallback_home() -> PathBuf {
-    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|directory| directory.is_absolute()) {
-        Some(directory) => directory.join("kubectl-stepup"),
-        #[cfg(unix)]
-        None => env::temp_dir().join(format!("kubectl-stepup-{}", rustix::process::getuid().as_raw())),
-        #[cfg(not(unix))]
-        None => env::temp_dir().join("kubectl-stepup"),
-    }
+/// else a directory among the temporary ones. They last until the machine restarts at the latest. `None`: there is none
+/// that is ours alone.
+fn fallback_home() -> Option<PathBuf> {
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|directory| directory.is_absolute());
+    // With somebody else's environment (`sudo -E`) it is theirs.
+    let of_session = runtime.filter(|directory| is_or_becomes_ours(directory)).map(|own| own.join("kubectl-stepup"));
+    let of_session = of_session.filter(|directory| is_or_becomes_ours(directory));
+    #[cfg(unix)]
+    let name = format!("kubectl-stepup-{}", rustix::process::getuid().as_raw());
+    #[cfg(not(unix))]
+    let name = "kubectl-stepup".to_owned();
+    of_session.or_else(|| own_directory(&env::temp_dir(), &name))
+}
+
+/// The directory `name` of `shared`, or `name.1`, `name.2`, …: the first that is ours alone, so that it is found again, else
+/// the first that can be made so. Others may write to `shared` too: what is called like ours may be theirs.
+fn own_directory(shared: &Path, name: &str) -> Option<PathBuf> {
+    let candidate = |number| match number {
+        0 => shared.join(name),
+        number => shared.join(format!("{name}.{number}")),
+    };
+    let ours = (0..CANDIDATES).map(candidate).find(|directory| is_ours_alone(directory));
+    ours.or_else(|| (0..CANDIDATES).map(candidate).find(|directory| is_or_becomes_ours(directory)))
+}
+
+/// Makes `directory` if it is not there, and looks whose it is only then: between the two somebody else may have made it.
+fn is_or_becomes_ours(directory: &Path) -> bool {
+    make_dir(directory).is_ok() && is_ours_alone(directory)
 }
 
 /// Whether `directory` is ours alone, and no link: others may write to the directory that it is in.
@@ -117,10 +145,7 @@ impl Files {
         if !self.is_fallback && works(&self.cache) && works(&self.state) {
             return self;
         }
-        let home = fallback_home();
-        if make_private_dir(&home).is_err() || !is_ours_alone(&home) {
-            return self;
-        }
+        let Some(home) = fallback_home() else { return self };
         let Paths { cache, state, .. } = Paths::under(&home);
         Self { cache: cache.join(profile), state: state.join(profile), is_fallback: true, ..self }
     }
@@ -145,14 +170,20 @@ impl Files {
         self.cache.join("session.json")
     }
 
+    /// What is protected from this person, for preflight.
+    pub fn digest(&self) -> PathBuf {
+        self.cache.join("digest")
+    }
+
     /// Elevated tokens, one file for each scope.
     pub fn elevated(&self) -> PathBuf {
         self.cache.join("elevated")
     }
 
-    /// Fresh sign-ins that may serve again (`max_age`), one file for each scope.
-    pub fn step_up(&self) -> PathBuf {
-        self.cache.join("step-up")
+    /// Fresh sign-ins that may serve again (`max_age`), whatever their profile: one directory for each client of a provider,
+    /// in it one file for each scope. (No profile's name begins with a dot.)
+    pub fn all_sign_ins(&self) -> PathBuf {
+        self.cache.parent().unwrap_or(&self.cache).join(".step-up")
     }
 
     /// One empty file for each process that has asked for a token.
@@ -165,14 +196,83 @@ impl Files {
         &self.cache
     }
 
+    /// A file of bookkeeping for all profiles together.
+    pub fn shared_state(&self, name: &str) -> PathBuf {
+        self.state.parent().unwrap_or(&self.state).join(name)
+    }
+
     /// A file of bookkeeping, such as a lock.
     pub fn state(&self, name: &str) -> PathBuf {
         self.state.join(name)
     }
 }
 
-/// Makes a directory, and those above it, for this user alone.
+/// Lets a file that was just made belong to whom its directory belongs to: root in somebody's home (`sudo`) must leave
+/// nothing behind that its owner cannot open. Only for files that were made anew, with `create_new`: what was there
+/// already may be a link that leads anywhere.
+#[cfg(unix)]
+pub fn hand_over(file: &fs::File, directory: &Path) {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = fs::metadata(directory)
+        && owner.uid() != 0
+    {
+        // Whatever comes of it, the file is there.
+        let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+}
+
+/// Files of others are no matter elsewhere.
+#[cfg(not(unix))]
+pub fn hand_over(_file: &fs::File, _directory: &Path) {}
+
+/// Makes a directory, and those above it, for this user alone; for its owner, where it is root in somebody's home.
 pub fn make_private_dir(path: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
+    let made = make_dir(path);
+    for directory in missing.iter().rev() {
+        if let (Ok(open), Some(above)) = (open_no_link(directory), directory.parent()) {
+            hand_over(&open, above);
+        }
+    }
+    made
+}
+
+/// Renames a file over the one that is there. On Windows a file cannot be replaced while some other program has it open,
+/// such as one that reads it; never for long, so that it is tried again for a while.
+pub fn replace(new: &Path, path: &Path) -> io::Result<()> {
+    const SHARING_VIOLATION: i32 = 32;
+    let began = Instant::now();
+    loop {
+        match fs::rename(new, path) {
+            Err(error)
+                if cfg!(windows)
+                    && began.elapsed() < IN_USE
+                    && (error.kind() == io::ErrorKind::PermissionDenied
+                        || error.raw_os_error() == Some(SHARING_VIOLATION)) =>
+            {
+                thread::sleep(IN_USE / 100);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Opens what must not be a link: in somebody's home, where root must not be led elsewhere.
+fn open_no_link(directory: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
+    }
+    options.open(directory)
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -197,6 +297,23 @@ mod tests {
         let mode = fs::metadata(files.cache()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(is_ours_alone(files.cache()));
+    }
+
+    #[test]
+    fn a_directory_of_others_is_passed_over_and_ours_is_found_again() {
+        let shared = tempfile::tempdir().unwrap();
+        let planted = shared.path().join("us");
+        fs::create_dir(&planted).unwrap();
+        fs::set_permissions(&planted, fs::Permissions::from_mode(0o777)).unwrap();
+        std::os::unix::fs::symlink(&planted, shared.path().join("us.1")).unwrap();
+        fs::write(shared.path().join("us.2"), "").unwrap();
+        let ours = shared.path().join("us.3");
+        for _ in 0..2 {
+            assert_eq!(own_directory(shared.path(), "us").as_ref(), Some(&ours));
+        }
+        fs::remove_dir(&planted).unwrap();
+        assert_eq!(own_directory(shared.path(), "us"), Some(ours), "also when a better name becomes free");
+        assert_eq!(own_directory(&shared.path().join("us.2"), "us"), None);
     }
 
     #[test]

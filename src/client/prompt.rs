@@ -1,25 +1,38 @@
 //! What a person is shown and asked: on stderr and the terminal, never on stdout, never from stdin.
 
+mod past;
+mod qr;
+
 use std::env;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+#[cfg(unix)]
+use std::io::Read;
+use std::io::{self, IsTerminal, Write};
+#[cfg(not(unix))]
+use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+#[cfg(not(unix))]
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::client::Clock;
-use crate::client::cache;
 use crate::client::error::Error;
 use crate::client::idp::{BrowserSignIn, DeviceSignIn};
 use crate::client::output;
-use crate::client::parent::{Asker, Intent};
+use crate::client::parent::Asker;
+use crate::client::preflight::Hint;
 use crate::client::profile::Profile;
+use crate::client::words::{duration, plain, uses, wrapped};
 use crate::wire::challenge::{Challenge, DeclineCause, ReasonRule};
+use crate::wire::exec_credential::ExecInfo;
+
+pub use past::{Wish, may_prompt, remember};
 
 /// Environment variable that says when to prompt: `auto`, `always` or `never`.
 pub const WHEN: &str = "KUBECTL_STEPUP_PROMPT";
@@ -35,15 +48,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Whether a person is there to be asked (invariant 8).
 pub fn person_is_there() -> bool {
-    match env::var(WHEN).as_deref() {
-        Ok("always") => true,
-        Ok("never") => false,
-        _ => {
-            // Shells complete command lines by running kubectl in the terminal: nobody asked for anything yet.
-            Asker::find().is_none_or(|asker| asker.intent() != Intent::Completion)
-                && (io::stderr().is_terminal() || terminal_in_foreground().is_some())
-        }
+    let when = env::var(WHEN);
+    // Shells complete command lines by running kubectl in the terminal: nobody asked for anything yet.
+    if when.as_deref() == Ok("never") || Asker::find().is_some_and(|asker| asker.is_completing()) {
+        return false;
     }
+    when.as_deref() == Ok("always") || io::stderr().is_terminal() || terminal_in_foreground().is_some()
 }
 
 /// The controlling terminal, if we are in its foreground: a program that hides our stderr may still have a person
@@ -59,31 +69,87 @@ fn terminal_in_foreground() -> Option<File> {
     None
 }
 
+/// Whether we have a terminal and are in its foreground: what is typed there reaches us.
+pub fn is_in_foreground() -> bool {
+    terminal_in_foreground().is_some()
+}
+
+/// The terminal to read an answer from. Whoever reads from the background is stopped (`SIGTTIN`), and with it
+/// everything that waits for us.
+fn terminal_to_ask_on() -> Option<File> {
+    if cfg!(unix) { terminal_in_foreground() } else { OpenOptions::new().read(true).open(TTY).ok() }
+}
+
 /// Where a person sees us: stderr, and the terminal besides when stderr goes elsewhere.
 #[derive(Debug)]
 pub struct Screen {
     terminal: Option<File>,
     is_rich: bool,
+    /// Columns and rows, where stderr is a terminal that tells.
+    size: Option<(usize, usize)>,
 }
+
+/// Columns of the names on the left, with the margin before them.
+const LABEL: usize = 10;
+/// A terminal that says that it is narrower than this is not believed.
+const NARROWEST: usize = 30;
+/// Rows besides the QR code that a prompt should leave on the screen.
+const OTHER_ROWS: usize = 8;
 
 impl Screen {
     /// Looks where the person is.
     pub fn open() -> Self {
-        let terminal = if io::stderr().is_terminal() { None } else { terminal_in_foreground() };
-        Self { terminal, is_rich: output::is_rich() }
+        let is_terminal = io::stderr().is_terminal();
+        let terminal = if is_terminal { None } else { terminal_in_foreground() };
+        let size = is_terminal.then(|| output::size().unwrap_or((80, 24)));
+        Self { terminal, is_rich: output::is_rich(), size }
     }
 
-    /// Shows one line. Control characters in it, which may come from elsewhere, are left out.
+    /// Shows one line, in as many as it takes on a narrow terminal. What drives a terminal is left out of it: it may come
+    /// from elsewhere.
     pub fn say(&self, line: &str) {
-        let mut text = plain(line);
-        text.push('\n');
-        self.write(&text);
+        self.say_indented(line, 2);
+    }
+
+    /// Shows a line `  NAME    text`.
+    fn say_about(&self, name: &str, text: &str) {
+        self.say_indented(&format!("  {name:<width$}{text}", width = LABEL - 2), LABEL);
+    }
+
+    fn say_indented(&self, line: &str, indent: usize) {
+        let line = plain(line);
+        let lines = match self.columns() {
+            Some(columns) => wrapped(&line, columns, indent),
+            None => vec![line],
+        };
+        for line in lines {
+            self.write(&format!("{line}\n"));
+        }
+    }
+
+    /// Shows something to read, type or copy: on a line of its own, bold, and never cut or broken by us.
+    fn say_large(&self, text: &str) {
+        let text = plain(text);
+        let margin = if self.columns().is_some_and(|columns| text.chars().count() + 4 > columns) { "" } else { "    " };
+        let (bold, normal) = self.bold();
+        self.write(&format!("\n{margin}{bold}{text}{normal}\n\n"));
+    }
+
+    fn bold(&self) -> (&'static str, &'static str) {
+        if self.is_rich { ("\x1b[1m", "\x1b[0m") } else { ("", "") }
+    }
+
+    fn columns(&self) -> Option<usize> {
+        self.size.map(|(columns, _)| columns.max(NARROWEST))
     }
 
     /// Rewrites the last line, on a terminal; elsewhere it would only fill a log.
     fn status(&self, line: &str) {
         if self.is_rich {
-            output::raw(&format!("\r\x1b[2K{}", plain(line)));
+            // Of a line that goes on in the next row only that row would be rewritten.
+            let room = self.columns().unwrap_or(80) - 1;
+            let line: String = plain(line).chars().take(room).collect();
+            output::raw(&format!("\r\x1b[2K{line}"));
         }
     }
 
@@ -103,37 +169,131 @@ impl Screen {
     /// Asks for one line, from the terminal and never from stdin (kubernetes#70261: stdin is somebody's manifest).
     /// `Ok(None)`: there is no terminal to ask on.
     fn ask(&self, question: &str, interrupt: &Interrupt) -> Result<Option<String>, Error> {
-        let Ok(terminal) = OpenOptions::new().read(true).open(TTY) else { return Ok(None) };
+        let Some(terminal) = terminal_to_ask_on() else { return Ok(None) };
+        let _open = Open::now();
         self.write(&format!("{} ", plain(question)));
-        // A read cannot be called off; a thread can be left behind.
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let mut line = String::new();
-            let read = BufReader::new(terminal).read_line(&mut line);
-            let _ = sender.send(read.map(|length| (length > 0).then_some(line)));
-        });
+        let mut keyboard = Keyboard::new(terminal);
         let ticks = PATIENCE.as_millis() / TICK.as_millis();
         for _ in 0..ticks {
             if interrupt.happened() {
                 return Err(declined_here());
             }
-            match receiver.recv_timeout(TICK) {
-                Ok(Ok(Some(line))) => return Ok(Some(line.trim().to_owned())),
-                Ok(Ok(None)) => return Err(declined_here()),
-                Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            match keyboard.line() {
+                Ok(Typed::Line(line)) => return Ok(Some(line.trim().to_owned())),
+                Ok(Typed::End) => return Err(declined_here()),
+                Ok(Typed::NothingYet) => {}
+                Err(_) => return Ok(None),
             }
         }
         Err(timed_out())
     }
 }
 
-/// Without control characters: what comes from a server must not drive the terminal.
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+/// What has been typed so far.
+enum Typed {
+    Line(String),
+    /// Ctrl-D.
+    End,
+    NothingYet,
 }
 
-fn declined_here() -> Error {
+/// A terminal that is read only when there is something to read: a read that waits could not be called off, and would eat
+/// what is typed for the program that comes after us.
+#[cfg(unix)]
+struct Keyboard {
+    terminal: File,
+    typed: Vec<u8>,
+}
+
+#[cfg(unix)]
+impl Keyboard {
+    fn new(terminal: File) -> Self {
+        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+        // It was opened by us, so that nobody else's reads change with it. (macOS polls no terminal: a read that does not
+        // wait is what works everywhere.)
+        if let Ok(flags) = fcntl_getfl(&terminal) {
+            let _ = fcntl_setfl(&terminal, flags | OFlags::NONBLOCK);
+        }
+        Self { terminal, typed: Vec::new() }
+    }
+
+    /// Takes what is there, or waits for a moment.
+    fn line(&mut self) -> io::Result<Typed> {
+        // Whoever reads from the background is stopped, and may have been put there meanwhile.
+        let is_ours = rustix::termios::tcgetpgrp(&self.terminal).is_ok_and(|group| group == rustix::process::getpgrp());
+        let mut piece = [0; 1024];
+        let read = if is_ours { self.terminal.read(&mut piece) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        match read {
+            Ok(0) => return Ok(Typed::End),
+            Ok(length) => self.typed.extend_from_slice(&piece[..length]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                thread::sleep(TICK);
+            }
+            Err(error) => return Err(error),
+        }
+        // A program may have left the terminal in a mode in which Return is a carriage return.
+        let Some(end) = self.typed.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+            return Ok(Typed::NothingYet);
+        };
+        Ok(Typed::Line(String::from_utf8_lossy(&self.typed[..end]).into_owned()))
+    }
+}
+
+/// A read cannot be called off there; a thread can be left behind.
+#[cfg(not(unix))]
+struct Keyboard(mpsc::Receiver<io::Result<Option<String>>>);
+
+#[cfg(not(unix))]
+impl Keyboard {
+    fn new(terminal: File) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            // A console gives what is typed in its code page, which is seldom UTF-8.
+            let mut line = Vec::new();
+            let read = BufReader::new(terminal).read_until(b'\n', &mut line);
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let _ = sender.send(read.map(|length| (length > 0).then_some(line)));
+        });
+        Self(receiver)
+    }
+
+    fn line(&mut self) -> io::Result<Typed> {
+        match self.0.recv_timeout(TICK) {
+            Ok(read) => read.map(|line| line.map_or(Typed::End, Typed::Line)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(Typed::NothingYet),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// Prompts that are before a person now.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A prompt that is before a person, from when it is shown until this is dropped.
+#[derive(Debug)]
+pub struct Open(());
+
+impl Open {
+    /// From now on.
+    pub fn now() -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether a person is being asked right now, so that Ctrl-C is an answer.
+pub fn is_open() -> bool {
+    OPEN.load(Ordering::Relaxed) > 0
+}
+
+/// By Ctrl-C.
+pub fn declined_here() -> Error {
     Error::Declined { cause: DeclineCause::Declined, what: "declined".to_owned() }
 }
 
@@ -141,15 +301,18 @@ fn timed_out() -> Error {
     Error::Declined { cause: DeclineCause::TimedOut, what: "nobody completed the sign-in in time".to_owned() }
 }
 
-/// Ctrl-C, as a flag. A second one ends the program at once.
+/// Ctrl-C, as a flag. A second one ends the program at once, unless it [outlives](Self::outlive) its prompts.
 #[derive(Clone, Debug)]
 pub struct Interrupt(Arc<AtomicBool>);
+
+/// Whether we go on after our prompts, because of what we run or serve.
+static OUTLIVES: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 impl Interrupt {
     /// Listens from now on, for as long as the program runs.
     pub fn listen() -> Self {
-        static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-        let flag = FLAG.get_or_init(|| {
+        let flag = INTERRUPTED.get_or_init(|| {
             let flag = Arc::new(AtomicBool::new(false));
             for signal in SIGNALS {
                 // Registered in this order, the first signal finds the flag down and only raises it.
@@ -159,6 +322,30 @@ impl Interrupt {
             flag
         });
         Self(Arc::clone(flag))
+    }
+
+    /// For a program that goes on after its prompts, and handles signals itself: nothing raises the flag but
+    /// [`Self::raise`]. To be called before anything listens.
+    pub fn outlive() -> Self {
+        OUTLIVES.store(true, Ordering::Relaxed);
+        Self(Arc::clone(INTERRUPTED.get_or_init(Arc::default)))
+    }
+
+    /// Calls off whatever waits for a person.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// What was pressed before does not count for what comes; at a prompt that is still open it does.
+    pub fn lower(&self) {
+        if !is_open() {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was pressed, for whoever may have come before anything listens.
+    pub fn has_happened() -> bool {
+        INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Whether it was pressed.
@@ -210,7 +397,7 @@ impl<'a> Waiting<'a> {
             let seconds = (self.until - self.now()).num_seconds().max(0);
             if self.shown.swap(seconds, Ordering::Relaxed) != seconds {
                 self.screen.status(&format!(
-                    "Waiting for the sign-in, {}:{:02} left (Ctrl-C to decline)",
+                    "  Waiting for the sign-in, {}:{:02} left (Ctrl-C to decline)",
                     seconds / 60,
                     seconds % 60
                 ));
@@ -219,6 +406,11 @@ impl<'a> Waiting<'a> {
             thread::sleep(step);
             left -= step;
         }
+    }
+
+    /// Whether Ctrl-C ended it.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupt.happened()
     }
 
     /// Why the wait is over.
@@ -233,49 +425,84 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Shows what a step-up is for: what was tried, by which rule it is protected, what the grant will be.
-pub fn show_challenges(screen: &Screen, challenges: &[Challenge], reason: Option<&str>) {
-    for challenge in challenges {
-        let actions: Vec<String> = challenge.actions.iter().map(ToString::to_string).collect();
-        screen.say(&format!("Step-up required: {}", actions.join(", ")));
+/// Shows what a step-up is for: what was tried, where, by which rule it is protected, what the grant will be.
+pub fn show_challenges(screen: &Screen, profile: &Profile, challenges: &[Challenge], reason: Option<&str>) {
+    for (number, challenge) in challenges.iter().take(MOST_SHOWN).enumerate() {
+        let (bold, normal) = screen.bold();
+        let actions: Vec<String> = challenge.actions.iter().map(|action| plain(&action.to_string())).collect();
+        let title = format!("Step-up required: {}", actions.join(", "));
+        match screen.columns() {
+            Some(columns) => wrapped(&title, columns, 2),
+            None => vec![title],
+        }
+        .iter()
+        .for_each(|line| screen.write(&format!("{bold}{line}{normal}\n")));
+        if number == 0 {
+            screen.say_about("where", &place(profile));
+        }
         let description = challenge.description.trim();
         let separator = if description.is_empty() { "" } else { ": " };
-        screen.say(&format!("  rule    {}{separator}{description}", challenge.rule));
-        let uses = match challenge.grant.uses {
-            None => "any number of uses".to_owned(),
-            Some(1) => "one use".to_owned(),
-            Some(uses) => format!("{uses} uses"),
-        };
-        screen.say(&format!(
-            "  grant   {}, {uses}: {}",
-            duration(challenge.grant.ttl),
-            challenge.grant.covers.join(", ")
-        ));
+        screen.say_about("rule", &format!("{}{separator}{description}", challenge.rule));
+        let terms = format!("{}, {}", duration(challenge.grant.ttl), uses(challenge.grant.uses));
+        screen.say_about("grant", &format!("{terms}: {}", challenge.grant.covers.join(", ")));
         if !challenge.grant.groups.is_empty() {
-            screen.say(&format!("  adds    {}", challenge.grant.groups.join(", ")));
+            screen.say_about("adds", &challenge.grant.groups.join(", "));
         }
     }
+    if let Some(more @ 1..) = challenges.len().checked_sub(MOST_SHOWN) {
+        screen.say(&format!("and {more} more, with the same sign-in"));
+    }
     if let Some(reason) = reason {
-        screen.say(&format!("  reason  {reason}"));
+        screen.say_about("reason", reason);
     }
 }
 
-/// Seconds, for people: `5 min`, `90 s`.
-pub fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
-        120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+/// Nobody reads more than this many challenges before a sign-in.
+const MOST_SHOWN: usize = 6;
+
+/// Which cluster it is, as well as we know. client-go tells with `provideClusterInfo`; else a kubectl's arguments and
+/// kubeconfig do. Of other programs only stepup-server is known, which is for one cluster.
+fn place(profile: &Profile) -> String {
+    let info = env::var("KUBERNETES_EXEC_INFO").ok().and_then(|text| serde_json::from_str::<ExecInfo>(&text).ok());
+    let told = info.and_then(|info| info.spec.cluster).map(|cluster| cluster.server).filter(|url| !url.is_empty());
+    let hint = Hint::about(Asker::find().as_ref());
+    let found = hint.place();
+    let context = found.as_ref().and_then(|(_, context)| *context).map(|context| format!("context {context}"));
+    let of_server = || profile.server.as_ref().map(|server| server.url.clone());
+    let url = told.or_else(|| found.as_ref().map(|(url, _)| url.clone())).or_else(of_server);
+    let parts = [url.as_deref().map(host), context, Some(format!("profile {}", profile.name))];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Host and port of a URL, or all of it where it has none.
+fn host(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(parsed) if parsed.has_host() => {
+            let port = parsed.port().map_or(String::new(), |port| format!(":{port}"));
+            format!("{}{port}", parsed.host_str().unwrap_or_default())
+        }
+        _ => url.to_owned(),
     }
 }
 
 /// Shows URL and code, and then tries the browser: where it fails (int128/kubelogin#717) the person has read them.
 pub fn show_device(screen: &Screen, sign_in: &DeviceSignIn, open: bool) {
-    screen.say(&format!("Sign in at  {}", sign_in.url()));
-    screen.say(&format!("with code   {}", sign_in.code()));
-    let left = sign_in.expires_in().min(PATIENCE).as_secs();
-    screen.say(&format!("within      {} (Ctrl-C to decline)", duration(left)));
+    let limit = sign_in.expires_in().min(PATIENCE);
+    if screen.size.is_some() {
+        screen.write("\n");
+        screen.say("  Sign in at");
+        screen.say_large(sign_in.url());
+        screen.say("  with code");
+        screen.say_large(sign_in.code());
+        show_qr(screen, sign_in.url());
+        if !screen.is_rich {
+            screen.say(&format!("  within {} (Ctrl-C to decline)", duration(limit.as_secs())));
+        }
+    } else {
+        screen.say(&format!("Sign in at  {}", sign_in.url()));
+        screen.say(&format!("with code   {}", sign_in.code()));
+        screen.say(&format!("within      {} (Ctrl-C to decline)", duration(limit.as_secs())));
+    }
     if open {
         open_browser(sign_in.url());
     }
@@ -283,14 +510,51 @@ pub fn show_device(screen: &Screen, sign_in: &DeviceSignIn, open: bool) {
 
 /// Shows the URL of a sign-in on this machine, and opens it.
 pub fn show_browser(screen: &Screen, sign_in: &BrowserSignIn, open: bool) {
-    screen.say(&format!("Sign in at  {}", sign_in.url()));
-    screen.say(&format!(
-        "within      {} (Ctrl-C to decline), in a browser on this machine",
-        duration(PATIENCE.as_secs())
-    ));
+    let limit = duration(PATIENCE.as_secs());
+    if screen.size.is_some() {
+        screen.write("\n");
+        screen.say("  Sign in, in a browser on this machine, at");
+        screen.say_large(sign_in.url());
+        if !screen.is_rich {
+            screen.say(&format!("  within {limit} (Ctrl-C to decline)"));
+        }
+    } else {
+        screen.say(&format!("Sign in at  {}", sign_in.url()));
+        screen.say(&format!("within      {limit} (Ctrl-C to decline), in a browser on this machine"));
+    }
+    if is_remote()
+        && let Some(port) = callback_port(sign_in.url())
+    {
+        screen.say(&format!(
+            "  This machine is remote: the browser must reach port {port} here (ssh -L {port}:127.0.0.1:{port} …). \
+             A device sign-in needs no such thing: kubectl stepup setup --flow device --step-up-flow device"
+        ));
+    }
     if open {
         open_browser(sign_in.url());
     }
+}
+
+/// Whether the person sits at another machine.
+pub(super) fn is_remote() -> bool {
+    ["SSH_CONNECTION", "SSH_TTY"].iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// A QR code for the phone, where no browser of this machine can be before the person and there is room for it.
+fn show_qr(screen: &Screen, url: &str) {
+    let Some((columns, rows)) = screen.size.filter(|_| screen.is_rich && is_remote()) else { return };
+    let Some(lines) = qr::lines(url, columns.saturating_sub(4), rows.saturating_sub(OTHER_ROWS)) else { return };
+    for line in lines {
+        screen.write(&format!("    {line}\n"));
+    }
+    screen.write("\n");
+}
+
+/// The loopback port that the browser will come back to.
+fn callback_port(url: &str) -> Option<u16> {
+    let url = Url::parse(url).ok()?;
+    let (_, redirect) = url.query_pairs().find(|(name, _)| name == "redirect_uri")?;
+    Url::parse(&redirect).ok()?.port()
 }
 
 /// Asks for the reason that a rule demands. `again`: the server did not accept the one before.
@@ -332,6 +596,15 @@ pub fn no_reason(rule: &ReasonRule) -> Error {
 /// Starts the browser, from a process of its own: some browsers are programs of the terminal that would take over our
 /// stdin and stdout and be waited for, and looking for one may take a while.
 fn open_browser(url: &str) {
+    let has = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_remote() && !["BROWSER", "DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| has(name)) {
+        // What would open is a browser of text that nobody sees.
+        return;
+    }
+    if !is_attended(IDLE) {
+        // The prompt stands there for whoever comes; a tab would only be in somebody's way (int128/kubelogin#904).
+        return;
+    }
     let Ok(program) = env::current_exe() else { return };
     let mut command = Command::new(program);
     command.args([OPEN_BROWSER, url]);
@@ -342,114 +615,41 @@ fn open_browser(url: &str) {
     let _ = command.spawn();
 }
 
+/// Whether somebody uses the terminal right now.
+pub fn person_is_typing() -> bool {
+    is_attended(LATELY)
+}
+
+/// Whether somebody is likely to look: we are in the foreground of a terminal on which something was typed within `time`.
+#[cfg(unix)]
+fn is_attended(time: TimeDelta) -> bool {
+    use rustix::{fs::fstat, process::getpgrp, termios::tcgetpgrp};
+    if env::var(WHEN).is_ok_and(|when| when == "always") {
+        return true;
+    }
+    let stderr = io::stderr();
+    if !stderr.is_terminal() {
+        return terminal_in_foreground().is_some();
+    }
+    let in_foreground = tcgetpgrp(&stderr).map_or(true, |group| group == getpgrp());
+    // As `w` finds out how long somebody has been idle: reading from a terminal touches it.
+    let typed_at = fstat(&stderr).ok().and_then(|data| DateTime::from_timestamp(data.st_atime, 0));
+    // A shell that we run takes the foreground for its jobs; whoever types there is ours all the same.
+    (in_foreground || OUTLIVES.load(Ordering::Relaxed)) && typed_at.is_none_or(|at| Utc::now() - at < time)
+}
+
+#[cfg(not(unix))]
+fn is_attended(_: TimeDelta) -> bool {
+    true
+}
+
+/// Who has typed nothing for so long may have gone.
+const IDLE: TimeDelta = TimeDelta::minutes(15);
+/// Who uses a program that stays types more often.
+const LATELY: TimeDelta = TimeDelta::minutes(1);
+
 /// The process that [`open_browser`] starts.
 pub fn be_browser_opener(url: &str) -> ExitCode {
     let is_web = url.starts_with("https://") || url.starts_with("http://");
     if is_web && webbrowser::open(url).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// What became of earlier prompts: one decline answers for everybody who waited, and prompts that nobody answers become
-/// rare (int128/kubelogin#904: idle tools opened hundreds of browser tabs overnight).
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Past {
-    /// When the last prompt ended without a sign-in.
-    ended_at: Option<DateTime<Utc>>,
-    /// How many in a row nobody answered.
-    unanswered: u32,
-}
-
-const PAST: &str = "prompts.json";
-
-/// Whether to prompt now, for somebody who has waited for their turn since `since`.
-pub fn may_prompt(profile: &Profile, since: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Error> {
-    let past: Past = cache::read(&profile.files.state(PAST)).unwrap_or_default();
-    past.permits(since, now)
-}
-
-/// Remembers how a prompt ended.
-pub fn remember<T>(profile: &Profile, outcome: &Result<T, Error>, now: DateTime<Utc>) {
-    let file = profile.files.state(PAST);
-    let past: Past = cache::read(&file).unwrap_or_default();
-    let past = match outcome {
-        Err(Error::Declined { cause: DeclineCause::TimedOut, .. }) => {
-            Past { ended_at: Some(now), unanswered: past.unanswered.saturating_add(1) }
-        }
-        Err(_) => Past { ended_at: Some(now), unanswered: 0 },
-        Ok(_) if past == Past::default() => return,
-        Ok(_) => Past::default(),
-    };
-    let _ = cache::write(&file, &past);
-}
-
-impl Past {
-    fn permits(&self, since: DateTime<Utc>, now: DateTime<Utc>) -> Result<(), Error> {
-        let Some(ended_at) = self.ended_at else { return Ok(()) };
-        if ended_at >= since {
-            return Err(Error::Declined {
-                cause: DeclineCause::Declined,
-                what: "another command has asked meanwhile, and the sign-in was not made".to_owned(),
-            });
-        }
-        let quiet = TimeDelta::minutes(match self.unanswered {
-            0 => 0,
-            1 => 1,
-            2 => 5,
-            3 => 15,
-            _ => 60,
-        });
-        if ended_at <= now && now < ended_at + quiet {
-            return Err(Error::Declined {
-                cause: DeclineCause::TimedOut,
-                what: format!(
-                    "nobody answered the last {} prompts, so there is none for {} min: kubectl stepup login or elevate asks at once",
-                    self.unanswered,
-                    quiet.num_minutes()
-                ),
-            });
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
-    }
-
-    #[test]
-    fn a_decline_answers_for_everybody_who_waited_and_for_nobody_later() {
-        let past = Past { ended_at: Some(at(10)), unanswered: 0 };
-        assert!(past.permits(at(5), at(11)).is_err());
-        assert!(past.permits(at(11), at(11)).is_ok());
-    }
-
-    #[test]
-    fn prompts_that_nobody_answers_become_rare() {
-        let mut past = Past { ended_at: Some(at(0)), unanswered: 1 };
-        assert!(past.permits(at(59), at(59)).is_err());
-        assert!(past.permits(at(60), at(60)).is_ok());
-        past.unanswered = 9;
-        assert!(past.permits(at(3599), at(3599)).is_err());
-        assert!(past.permits(at(3600), at(3600)).is_ok());
-        // A clock that was put back does not silence us for good.
-        assert!(past.permits(at(-5000), at(-5000)).is_err(), "who waited since before the end is answered by it");
-        assert!(Past::default().permits(at(0), at(0)).is_ok());
-    }
-
-    #[test]
-    fn servers_cannot_drive_the_terminal() {
-        assert_eq!(plain("a\x1b[2Jb\r\nc\u{9b}d"), "a[2Jbcd");
-    }
-
-    #[test]
-    fn durations_read_well() {
-        assert_eq!(
-            [5, 90, 300, 330, 7200].map(duration),
-            ["5 s", "90 s", "5 min", "5 min 30 s", "2 h 0 min"].map(str::to_owned)
-        );
-    }
 }

@@ -3,7 +3,7 @@
 //! Pure: no cluster is asked. Built-in kinds are known by all their names; custom resources are written with their
 //! group, as `kubectl api-resources` shows them.
 
-use crate::action::Action;
+use crate::action::{self, Action, ActionPattern};
 
 /// Where the action takes place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub fn actions(words: &[String], subresource: Option<&str>, scope: Scope<'_>) ->
         && path.starts_with('/')
     {
         let path = Some(path.clone());
-        return Ok(vec![Action { path, ..action(meaning.verb, "", "") }]);
+        return Ok(vec![Action { path, ..Action::new(meaning.verb, "", "") }]);
     }
     let targets = match meaning.resource {
         Some(resource) => fixed_targets(&meaning, &verb, resource, rest)?,
@@ -114,13 +114,70 @@ pub fn actions(words: &[String], subresource: Option<&str>, scope: Scope<'_>) ->
             Scope::AllNamespaces if target.name.is_some() => return Err(NotAnAction::NameAndAll),
             Scope::AllNamespaces | Scope::Cluster => None,
         };
-        let plain = action(verb, &target.group, &target.resource);
+        let plain = Action::new(verb, &target.group, &target.resource);
         let action = Action { subresource, namespace, name: target.name, ..plain }.normalized();
         if !actions.contains(&action) {
             actions.push(action);
         }
     }
     Ok(actions)
+}
+
+/// What a line like `delete,update deployments web-* -n prod,prod-*` protects: VERBS RESOURCES [NAME…] [-n NAMESPACES].
+/// Names and namespaces may be globs.
+pub fn patterns(line: &str) -> Result<Vec<ActionPattern>, NotAnAction> {
+    let any = || vec!["*".to_owned()];
+    let (mut words, mut namespaces) = (Vec::new(), Vec::new());
+    let mut rest = line.split_whitespace();
+    while let Some(word) = rest.next() {
+        let of_flag = match word.strip_prefix("-n").or_else(|| word.strip_prefix("--namespace")) {
+            Some("") => rest.next(),
+            Some(value) => Some(value.strip_prefix('=').unwrap_or(value)),
+            None => None,
+        };
+        match of_flag {
+            Some(value) => namespaces.extend(value.split(',').filter(|name| !name.is_empty()).map(ToOwned::to_owned)),
+            None if word.starts_with('-') => return Err(NotAnAction::Resource(word.to_owned())),
+            None => words.push(word.to_owned()),
+        }
+    }
+    let [verbs, resources, names @ ..] = words.as_slice() else { return Err(NotAnAction::TooShort) };
+    let mut patterns = Vec::new();
+    for typed in verbs.split(',') {
+        let verb = typed.to_ascii_lowercase();
+        let all = Meaning { verb: "*", resource: None, subresource: None, needs_name: None };
+        let meaning = if verb == "*" { Some(all) } else { meaning(&verb) };
+        let meaning = meaning.ok_or_else(|| NotAnAction::Verb(typed.to_owned()))?;
+        for resource in resources.split(',') {
+            let pattern = ActionPattern {
+                verbs: vec![meaning.verb.to_owned()],
+                api_groups: vec![],
+                resources: vec![],
+                namespaces: if namespaces.is_empty() { any() } else { namespaces.clone() },
+                names: if names.is_empty() { any() } else { names.to_vec() },
+                non_resource_urls: vec![],
+            };
+            if resource.starts_with('/') {
+                patterns.push(ActionPattern { non_resource_urls: vec![resource.to_owned()], ..pattern });
+                continue;
+            }
+            let (kind, below) = match resource.split_once('/') {
+                Some((kind, below)) if is_subresource(below) || below == "*" => (kind, Some(below)),
+                Some(_) => return Err(NotAnAction::Resource(resource.to_owned())),
+                None => (resource, meaning.subresource),
+            };
+            let found = match kind {
+                "*" => Named { group: "*".to_owned(), resource: "*".to_owned() },
+                kind => lookup(kind)?.0,
+            };
+            if meaning.resource.is_some_and(|only| only != found.resource) {
+                return Err(NotAnAction::Pod(meaning.verb_typed(&verb), resource.to_owned()));
+            }
+            let full = below.map_or_else(|| found.resource.clone(), |below| format!("{}/{below}", found.resource));
+            patterns.push(ActionPattern { api_groups: vec![found.group], resources: vec![full], ..pattern });
+        }
+    }
+    Ok(patterns)
 }
 
 /// One object, or one kind of objects, that the words name.
@@ -212,18 +269,57 @@ struct Named {
     resource: String,
 }
 
-/// The resource that a person calls `typed`, and whether it has namespaces.
-fn lookup(typed: &str) -> Result<(Named, bool), NotAnAction> {
+/// A kind of objects, as requests name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resource {
+    /// API group.
+    pub group: String,
+    /// Plural name.
+    pub resource: String,
+    /// Whether its objects are in namespaces.
+    pub namespaced: bool,
+}
+
+impl Resource {
+    /// The built-in resource that is called `typed`: its plural, singular or short name, or its kind, with or without
+    /// version and group.
+    pub fn built_in(typed: &str) -> Option<Self> {
+        let (Named { group, resource }, namespaced) = lookup(typed).ok()?;
+        let is_known = |kind: &&Kind| kind.plural == resource && kind.group == group;
+        KINDS.iter().any(|kind| is_known(&kind)).then_some(Self { group, resource, namespaced })
+    }
+
+    /// What `typed` most likely means where nobody knows it: its plural name and group, in namespaces.
+    pub fn custom(typed: &str) -> Option<Self> {
+        let (Named { group, resource }, namespaced) = lookup(typed).ok()?;
+        Some(Self { group, resource, namespaced })
+    }
+
+    /// Whether a group is one of the built-in ones.
+    pub fn is_built_in_group(group: &str) -> bool {
+        KINDS.iter().any(|kind| kind.group == group)
+    }
+}
+
+/// Parts of `RESOURCE`, `RESOURCE.VERSION` (core), `RESOURCE.VERSION.GROUP` or `RESOURCE.GROUP`, in lower case: name and
+/// group.
+pub fn name_and_group(typed: &str) -> (String, Option<String>) {
     let lower = typed.to_ascii_lowercase();
     let (name, group) = match lower.split_once('.') {
         None => (lower.as_str(), None),
-        // RESOURCE.VERSION.GROUP, RESOURCE.VERSION (core) or RESOURCE.GROUP.
         Some((name, rest)) => match rest.split_once('.') {
             Some((version, group)) if is_version(version) => (name, Some(group)),
             None if is_version(rest) => (name, Some("")),
             _ => (name, Some(rest)),
         },
     };
+    (name.to_owned(), group.map(ToOwned::to_owned))
+}
+
+/// The resource that a person calls `typed`, and whether it has namespaces.
+fn lookup(typed: &str) -> Result<(Named, bool), NotAnAction> {
+    let (name, group) = name_and_group(typed);
+    let (name, group) = (name.as_str(), group.as_deref());
     let is_called =
         |kind: &&Kind| kind.plural == name || kind.singular.eq_ignore_ascii_case(name) || kind.short.contains(&name);
     let known = KINDS.iter().filter(is_called).find(|kind| group.is_none_or(|group| group == kind.group));
@@ -271,25 +367,6 @@ fn is_subresource(text: &str) -> bool {
     KNOWN.contains(&text)
 }
 
-/// Verbs that requests have, of which a policy speaks, and that stand for themselves. `assume` is our own.
-const REQUEST_VERBS: [&str; 15] = [
-    "get",
-    "list",
-    "watch",
-    "create",
-    "update",
-    "patch",
-    "delete",
-    "deletecollection",
-    "connect",
-    "impersonate",
-    "bind",
-    "escalate",
-    "approve",
-    "sign",
-    "attest",
-];
-
 /// Verbs worth offering to somebody who is typing.
 pub const VERBS: [&str; 16] = [
     "get",
@@ -324,7 +401,7 @@ fn meaning(verb: &str) -> Option<Meaning> {
         needs_name: Some(example),
     };
     let named = |verb, example| Meaning { needs_name: Some(example), ..plain(verb) };
-    if let Some(verb) = REQUEST_VERBS.iter().find(|known| **known == verb) {
+    if let Some(verb) = action::VERBS.iter().find(|known| **known == verb) {
         return Some(plain(verb));
     }
     Some(match verb {
@@ -366,18 +443,6 @@ impl Meaning {
         const TYPED: [&str; 12] =
             ["edit", "apply", "label", "annotate", "set", "taint", "replace", "scale", "exec", "cp", "attach", "logs"];
         TYPED.iter().find(|verb| **verb == typed).copied().unwrap_or(self.verb)
-    }
-}
-
-fn action(verb: &str, group: &str, resource: &str) -> Action {
-    Action {
-        verb: verb.to_owned(),
-        group: group.to_owned(),
-        resource: resource.to_owned(),
-        subresource: None,
-        namespace: None,
-        name: None,
-        path: None,
     }
 }
 
@@ -533,6 +598,56 @@ mod tests {
         ] {
             assert_eq!(shop(typed), [expected], "{typed}");
         }
+    }
+
+    #[test]
+    fn a_line_says_what_is_protected() {
+        let text = |line: &str| {
+            let words = |list: &[String]| list.join(",");
+            let show = |pattern: &ActionPattern| {
+                let what = if pattern.resources.is_empty() { &pattern.non_resource_urls } else { &pattern.resources };
+                let group = pattern.api_groups.first().map(|group| format!(".{group}")).unwrap_or_default();
+                let (names, namespaces) = (words(&pattern.names), words(&pattern.namespaces));
+                format!("{} {}{group} {names} {namespaces}", words(&pattern.verbs), words(what))
+            };
+            patterns(line).map(|patterns| patterns.iter().map(show).collect::<Vec<_>>())
+        };
+        for (line, expected) in [
+            ("delete namespaces", vec!["delete namespaces. * *"]),
+            ("delete ns prod prod-*", vec!["delete namespaces. prod,prod-* *"]),
+            ("get secrets -n pay,prod-*", vec!["get secrets. * pay,prod-*"]),
+            ("get secrets --namespace=pay", vec!["get secrets. * pay"]),
+            (
+                "update,delete deploy,sts -n prod",
+                vec![
+                    "update deployments.apps * prod",
+                    "update statefulsets.apps * prod",
+                    "delete deployments.apps * prod",
+                    "delete statefulsets.apps * prod",
+                ],
+            ),
+            ("exec,port-forward pods", vec!["connect pods/exec. * *", "connect pods/portforward. * *"]),
+            ("scale deploy -n prod", vec!["patch deployments/scale.apps * prod"]),
+            ("* widgets.example.com", vec!["* widgets.example.com * *"]),
+            ("get */scale", vec!["get */scale.* * *"]),
+            ("get /metrics", vec!["get /metrics * *"]),
+        ] {
+            assert_eq!(text(line).unwrap(), expected, "{line}");
+        }
+        for line in
+            ["", "delete", "delte ns", "exec deployments", "delete widgets", "get secrets --all", "get secrets/x"]
+        {
+            assert!(text(line).is_err(), "{line}");
+        }
+        // A protected `get` protects what kubectl sends for `get` of many, and so on.
+        let protects = |line: &str, typed: &str| {
+            let words: Vec<String> = typed.split_whitespace().map(ToOwned::to_owned).collect();
+            let actions = actions(&words, None, Scope::Namespace("shop")).unwrap();
+            patterns(line).unwrap().iter().any(|pattern| actions.iter().all(|action| pattern.protects(action)))
+        };
+        assert!(protects("get secrets", "get secrets") && protects("get secrets -n shop", "get secret db"));
+        assert!(protects("update deployments", "edit deploy web") && protects("exec pods", "exec api-0"));
+        assert!(!protects("get secrets -n other", "get secrets") && !protects("delete ns prod", "delete ns dev"));
     }
 
     #[test]

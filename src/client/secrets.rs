@@ -4,9 +4,9 @@
 
 use std::env;
 use std::fmt;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyring::Entry;
 use serde::{Deserialize, Serialize};
@@ -49,17 +49,27 @@ impl fmt::Display for Place {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     place: Place,
+    /// An older refresh token is still in the keyring: it did not answer when it was to be replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    left_in_keyring: bool,
+}
+
+impl Remembered {
+    fn read(profile: &Profile) -> Option<Self> {
+        cache::read(&profile.files.state(REMEMBERED))
+    }
 }
 
 /// Where this profile's refresh token is kept, as far as we remember; touches no keyring.
 pub fn place(profile: &Profile) -> Option<Place> {
-    cache::read::<Remembered>(&profile.files.state(REMEMBERED)).map(|remembered| remembered.place)
+    Remembered::read(profile).map(|remembered| remembered.place)
 }
 
-/// The refresh token, if there is one.
+/// The refresh token, if there is one. From a keyring that does not answer (it is locked, on a desktop that somebody
+/// reaches over SSH) there is none to be had: [`Error::NotSignedIn`], which a sign-in mends.
 pub fn load(profile: &Profile) -> Result<Option<Secret>, Error> {
     match place(profile) {
         Some(Place::Keyring) => with_entry(profile, |entry| match entry.get_secret() {
@@ -67,7 +77,10 @@ pub fn load(profile: &Profile) -> Result<Option<Secret>, Error> {
             Err(keyring::Error::NoEntry) => Ok(None),
             Err(error) => Err(plain(&error)),
         })
-        .map_err(|problem| Error::Failed(format!("cannot read the OS keyring: {problem}"))),
+        .map_err(|problem| Error::NotSignedIn {
+            profile: profile.name.clone(),
+            why: format!("the refresh token is in the OS keyring, and {problem}"),
+        }),
         Some(Place::File) | None => Ok(cache::read(&profile.files.state(FILE))),
     }
 }
@@ -75,10 +88,10 @@ pub fn load(profile: &Profile) -> Result<Option<Secret>, Error> {
 /// Keeps the refresh token, and says so when it is not in the keyring. A renewed one goes where the one before was; for
 /// that of a new sign-in the keyring is tried again.
 pub fn store(profile: &Profile, token: &Secret, is_renewal: bool) -> Result<Place, Error> {
-    let before = place(profile);
+    let before = Remembered::read(profile);
     let wanted = match env::var(WHERE).as_deref() {
         Ok("file") => Place::File,
-        _ if is_renewal => before.unwrap_or(Place::Keyring),
+        _ if is_renewal => before.as_ref().map_or(Place::Keyring, |before| before.place),
         _ => Place::Keyring,
     };
     let bytes = Secret::clone(token);
@@ -108,8 +121,10 @@ pub fn store(profile: &Profile, token: &Secret, is_renewal: bool) -> Result<Plac
             Place::File
         }
     };
-    if before != Some(place) {
-        cache::write(&profile.files.state(REMEMBERED), &Remembered { place })?;
+    let was_in_keyring = before.as_ref().is_some_and(|before| before.place == Place::Keyring || before.left_in_keyring);
+    let now = Remembered { place, left_in_keyring: place == Place::File && was_in_keyring };
+    if before.as_ref() != Some(&now) {
+        cache::write(&profile.files.state(REMEMBERED), &now)?;
     }
     Ok(place)
 }
@@ -117,15 +132,32 @@ pub fn store(profile: &Profile, token: &Secret, is_renewal: bool) -> Result<Plac
 /// Forgets the refresh token.
 pub fn forget(profile: &Profile) -> Result<(), Error> {
     cache::remove(&profile.files.state(FILE))?;
-    if place(profile) == Some(Place::Keyring) {
-        with_entry(profile, |entry| match entry.delete_credential() {
-            Ok(()) | Err(keyring::Error::NoEntry) => Ok(()),
-            Err(error) => Err(plain(&error)),
-        })
-        .map_err(|problem| Error::Failed(format!("cannot delete from the OS keyring: {problem}")))?;
+    cache::remove(&cache::set_aside_as(&profile.files.state(FILE)))?;
+    let Some(Remembered { place, left_in_keyring }) = Remembered::read(profile) else { return Ok(()) };
+    if place == Place::File && !left_in_keyring {
+        return Ok(());
     }
-    Ok(())
+    let deleted = with_entry(profile, |entry| match entry.delete_credential() {
+        Ok(()) | Err(keyring::Error::NoEntry) => Ok(()),
+        Err(error) => Err(plain(&error)),
+    });
+    match (deleted, place) {
+        (Ok(()), Place::Keyring) => Ok(()),
+        (Ok(()), Place::File) => {
+            cache::write(&profile.files.state(REMEMBERED), &Remembered { place, left_in_keyring: false })
+        }
+        (Err(problem), Place::Keyring) => Err(Error::Failed(format!("cannot delete from the OS keyring: {problem}"))),
+        (Err(problem), Place::File) => {
+            output::note(format_args!(
+                "kubectl-stepup: an older refresh token is still in the OS keyring: cannot delete it, {problem}"
+            ));
+            Ok(())
+        }
+    }
 }
+
+/// When a keyring did not answer this process. It is not waited for again at once: who signs in instead would wait twice.
+static SILENT_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// Does something with the profile's keyring item, in a thread of its own: a keyring that waits for somebody to unlock
 /// it must not hold us for ever.
@@ -133,6 +165,11 @@ fn with_entry<T: Send + 'static>(
     profile: &Profile,
     act: impl FnOnce(&Entry) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
+    let mut silent_since = SILENT_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let no_answer = "it does not answer (is it locked?)";
+    if silent_since.is_some_and(|since| since.elapsed() < prompt::PATIENCE) {
+        return Err(no_answer.to_owned());
+    }
     let user = match env::var(paths::HOME) {
         // Two homes may hold profiles of one name.
         Ok(home) if !home.is_empty() => format!("{} in {home}", profile.name),
@@ -146,14 +183,14 @@ fn with_entry<T: Send + 'static>(
         };
         let _ = sender.send(done);
     });
-    let no_answer = |_| Err("it does not answer: is it locked?".to_owned());
-    receiver.recv_timeout(GRACE).unwrap_or_else(|error| {
-        if !prompt::person_is_there() {
-            return no_answer(error);
-        }
+    let mut outcome = receiver.recv_timeout(GRACE);
+    // It asks on the machine's own screen, which nobody sees from elsewhere.
+    if outcome.is_err() && prompt::person_is_there() && !prompt::is_remote() {
         output::note("kubectl-stepup: waiting for the OS keyring (does it ask to be unlocked?)");
-        receiver.recv_timeout(PATIENCE).unwrap_or_else(no_answer)
-    })
+        outcome = receiver.recv_timeout(PATIENCE);
+    }
+    *silent_since = outcome.is_err().then(Instant::now);
+    outcome.unwrap_or_else(|_| Err(no_answer.to_owned()))
 }
 
 /// The error without its payload: some variants carry the secret that would not fit.
@@ -174,7 +211,8 @@ mod tests {
     fn a_token_goes_where_it_was_kept_before_and_comes_back() {
         let home = tempfile::tempdir().unwrap();
         let profile = Profile::new(&Paths::under(home.path()), &"p".parse().unwrap(), "https://idp", "k");
-        cache::write(&profile.files.state(REMEMBERED), &Remembered { place: Place::File }).unwrap();
+        cache::write(&profile.files.state(REMEMBERED), &Remembered { place: Place::File, left_in_keyring: false })
+            .unwrap();
         assert_eq!(load(&profile).unwrap(), None);
         assert_eq!(store(&profile, &Secret::new("r1"), true).unwrap(), Place::File);
         assert_eq!(load(&profile).unwrap(), Some(Secret::new("r1")));

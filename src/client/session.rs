@@ -1,16 +1,16 @@
 //! The base session: load, refresh, sign in, sign out.
 
-use std::fs;
-use std::io;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::client::cache::{self, Session};
 use crate::client::error::Error;
 use crate::client::idp::{Ask, Provider, Tokens};
 use crate::client::lock::Lock;
 use crate::client::output;
+use crate::client::preflight::digest::Kept;
 use crate::client::profile::{Flow, Profile};
 use crate::client::prompt::{self, Screen};
 use crate::client::sign_in::sign_in;
@@ -61,29 +61,35 @@ pub fn login(profile: &Profile, options: LoginOptions, clock: Clock) -> Result<L
 
 /// The session, refreshed when the base token has expired; never prompts. [`Error::NotSignedIn`] when there is none.
 pub fn current(profile: &Profile, clock: Clock) -> Result<Session, Error> {
-    if let Some(session) = live(profile, clock()) {
-        return Ok(session);
-    }
-    let _lock = lock(profile, REFRESH)?;
     match live(profile, clock()) {
         Some(session) => Ok(session),
-        None => refreshed(profile, clock),
+        None => renewed(profile, REFRESH, clock),
     }
 }
 
-/// The session, refreshed when the base token has expired, with a login when it cannot be and a person is there.
-pub fn current_or_login(profile: &Profile, clock: Clock) -> Result<Session, Error> {
+/// The session, refreshed when the base token has expired, with a login when it cannot be and a person is there (`who`
+/// looks). For programs, which call again and again: a provider that is out of reach is left alone for a while.
+pub fn current_or_login(profile: &Profile, who: impl FnOnce() -> bool, clock: Clock) -> Result<Session, Error> {
     let since = clock();
-    match current(profile, clock) {
+    if let Some(session) = live(profile, since) {
+        return Ok(session);
+    }
+    if let Some(failure) = Failure::of(profile).filter(|failure| failure.is_recent(since)) {
+        return last_seconds(profile, since).ok_or_else(|| failure.into_error(profile, since));
+    }
+    let is_there = who();
+    // Somebody may be in the middle of a sign-in, which will do for us too.
+    let limit = if is_there { prompt::PATIENCE + REFRESH } else { REFRESH };
+    match renewed(profile, limit, clock) {
         Err(Error::NotSignedIn { profile: name, why }) => {
-            if !prompt::person_is_there() {
+            if !is_there {
                 return Err(Error::NotSignedIn { profile: name, why });
             }
-            let _lock = lock(profile, prompt::PATIENCE + REFRESH)?;
+            let _lock = lock(profile, limit)?;
             if let Some(session) = live(profile, clock()) {
                 return Ok(session);
             }
-            prompt::may_prompt(profile, since, clock())?;
+            prompt::may_prompt(profile, prompt::Wish::Program, since, clock())?;
             Screen::open().say(&format!("Not signed in to {}: {why}", profile.issuer));
             prompted(profile, LoginOptions::default(), clock).map(|login| login.session)
         }
@@ -95,7 +101,11 @@ pub fn current_or_login(profile: &Profile, clock: Clock) -> Result<Session, Erro
 pub fn logout(profile: &Profile) -> Result<Logout, Error> {
     let _lock = lock(profile, REFRESH)?;
     let token = secrets::load(profile).unwrap_or_else(|error| {
-        output::note(format_args!("kubectl-stepup: {error}"));
+        match error {
+            // To be signed out is what is wanted.
+            Error::NotSignedIn { why, .. } => output::note(format_args!("kubectl-stepup: {why}")),
+            error => output::note(format_args!("kubectl-stepup: {error}")),
+        }
         None
     });
     let had_session = cache::read::<serde_json::Value>(&profile.files.session()).is_some();
@@ -111,17 +121,24 @@ pub fn logout(profile: &Profile) -> Result<Logout, Error> {
     })
 }
 
-/// Makes what is cached fit a profile that was changed: a session of another provider or client is forgotten.
+/// Makes what is cached fit a profile, or a digest, that was changed: a session of another provider or client is forgotten.
 pub fn fit(profile: &Profile) -> Result<(), Error> {
     let Some(mut session) = cache::session(&profile.files) else { return Ok(()) };
     if !is_of(&session, profile) {
         return forget(profile);
     }
-    if session.step_up_enabled != profile.server.is_some() {
-        session.step_up_enabled = profile.server.is_some();
+    let (step_up_enabled, preflight) = (has_challenges(profile), profile.has_preflight());
+    if (session.step_up_enabled, session.preflight) != (step_up_enabled, preflight) {
+        (session.step_up_enabled, session.preflight) = (step_up_enabled, preflight);
         cache::write(&profile.files.session(), &session)?;
     }
     Ok(())
+}
+
+/// Whether stepup-server is to be asked about denials. One that leaves them to RBAC knows of none.
+fn has_challenges(profile: &Profile) -> bool {
+    let leaves_them_to_rbac = || Kept::read(&profile.files)?.about().map(|about| about.denials_are_final);
+    profile.server.is_some() && leaves_them_to_rbac() != Some(true)
 }
 
 fn is_of(session: &Session, profile: &Profile) -> bool {
@@ -130,14 +147,10 @@ fn is_of(session: &Session, profile: &Profile) -> bool {
 
 fn forget(profile: &Profile) -> Result<(), Error> {
     cache::remove(&profile.files.session())?;
-    for directory in [profile.files.elevated(), profile.files.step_up()] {
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::file("remove", &directory)(error));
-            }
-            _ => {}
-        }
-    }
+    cache::remove(&cache::set_aside_as(&profile.files.session()))?;
+    cache::remove(&profile.files.digest())?;
+    cache::forget_elevated(&profile.files)?;
+    cache::forget_sign_in(&profile.sign_ins(), None)?;
     secrets::forget(profile)
 }
 
@@ -152,6 +165,8 @@ fn live(profile: &Profile, now: DateTime<Utc>) -> Option<Session> {
 
 /// Under the lock: signs in.
 fn prompted(profile: &Profile, options: LoginOptions, clock: Clock) -> Result<Login, Error> {
+    // After the session's own lock, never the other way round: whoever steps up has a session.
+    let _turn = Lock::take(&profile.prompt_lock(), prompt::PATIENCE + REFRESH, Some("the sign-in of another command"))?;
     let signed_in = Provider::discover(profile, None).and_then(|provider| {
         let ask = Ask { scopes: profile.scopes.clone(), login_hint: profile.login_hint.clone(), ..Ask::default() };
         let flow = options.flow.unwrap_or(profile.flow);
@@ -163,11 +178,76 @@ fn prompted(profile: &Profile, options: LoginOptions, clock: Clock) -> Result<Lo
     Ok(keep(profile, tokens, false, clock()))
 }
 
+/// What is left of a token that should have been renewed.
+fn last_seconds(profile: &Profile, now: DateTime<Utc>) -> Option<Session> {
+    cache::session(&profile.files).filter(|session| session.is_live(now, 0) && is_of(session, profile))
+}
+
+/// The session, refreshed unless somebody else has done that while we waited.
+fn renewed(profile: &Profile, limit: Duration, clock: Clock) -> Result<Session, Error> {
+    let since = clock();
+    let lock = lock(profile, limit)?;
+    if let Some(session) = live(profile, clock()) {
+        return Ok(session);
+    }
+    // Or has found out that it cannot be done: fifty at once do not wait for fifty timeouts.
+    if let Some(failure) = Failure::of(profile).filter(|failure| lock.waited && failure.at >= since) {
+        return Err(failure.into_error(profile, clock()));
+    }
+    refreshed(profile, clock)
+}
+
+/// That the identity provider could not be asked for a new token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Failure {
+    at: DateTime<Utc>,
+    /// How many in a row.
+    times: u32,
+    problem: String,
+}
+
+impl Failure {
+    const FILE: &str = "refresh-failed.json";
+
+    fn of(profile: &Profile) -> Option<Self> {
+        cache::read(&profile.files.state(Self::FILE))
+    }
+
+    fn note(profile: &Profile, problem: &str, now: DateTime<Utc>) {
+        let times = Self::of(profile).map_or(0, |before| before.times).saturating_add(1);
+        let _ = cache::write(&profile.files.state(Self::FILE), &Self { at: now, times, problem: problem.to_owned() });
+    }
+
+    fn forget(profile: &Profile) {
+        let _ = cache::remove(&profile.files.state(Self::FILE));
+    }
+
+    /// Whether to leave the provider alone for now.
+    fn is_recent(&self, now: DateTime<Utc>) -> bool {
+        let quiet = TimeDelta::seconds(match self.times {
+            0 | 1 => 15,
+            2 => 30,
+            _ => 60,
+        });
+        self.at <= now && now - self.at < quiet
+    }
+
+    fn into_error(self, profile: &Profile, now: DateTime<Utc>) -> Error {
+        let ago = (now - self.at).num_seconds().max(0);
+        Error::Provider { issuer: profile.issuer.clone(), problem: format!("{} (tried {ago} s ago)", self.problem) }
+    }
+}
+
 /// Under the lock: refreshes.
 fn refreshed(profile: &Profile, clock: Clock) -> Result<Session, Error> {
     let before = cache::session(&profile.files);
     let not_signed_in = |why: &str| Error::NotSignedIn { profile: profile.name.clone(), why: why.to_owned() };
-    let Some(token) = secrets::load(profile)? else {
+    let token = match secrets::load(profile) {
+        Ok(token) => token,
+        Err(error) => return last_seconds(profile, clock()).ok_or(error),
+    };
+    let Some(token) = token else {
         return Err(not_signed_in(match before {
             Some(_) => "the session has expired, and there is no refresh token",
             None => "there is no session",
@@ -175,15 +255,22 @@ fn refreshed(profile: &Profile, clock: Clock) -> Result<Session, Error> {
     };
     let refresh = |token: &Secret| {
         let provider = Provider::discover(profile, None)?;
-        provider.refresh(token, clock())
+        // At once, whatever comes of the rest: when the provider rotates, the old one is worth nothing now.
+        let rotated = |new: &Secret| {
+            complain(secrets::store(profile, new, true));
+        };
+        provider.refresh(token, rotated, clock())
     };
-    match refresh(&token) {
+    let outcome = refresh(&token);
+    match &outcome {
+        Err(Error::Provider { problem, .. }) => Failure::note(profile, problem, clock()),
+        _ => Failure::forget(profile),
+    }
+    match outcome {
         Ok(Some(tokens)) => return Ok(keep(profile, tokens, true, clock()).session),
         Ok(None) => {}
         // Its last seconds are still worth using.
-        Err(error) => {
-            return before.filter(|session| session.is_live(clock(), 0) && is_of(session, profile)).ok_or(error);
-        }
+        Err(error) => return last_seconds(profile, clock()).ok_or(error),
     }
     // Somebody without our lock (another machine that shares this home) may have rotated the token under us
     // (buildkite/cli#852).
@@ -201,7 +288,6 @@ fn refreshed(profile: &Profile, clock: Clock) -> Result<Session, Error> {
 
 /// Stores what a sign-in or refresh brought. A token that cannot be stored is still a token.
 fn keep(profile: &Profile, tokens: Tokens, is_renewal: bool, now: DateTime<Utc>) -> Login {
-    let complain = |error: Error| output::note(format_args!("kubectl-stepup: {error}"));
     if let Some(remark) = profile.files.remark() {
         output::note(format_args!("kubectl-stepup: {remark}"));
     }
@@ -212,25 +298,63 @@ fn keep(profile: &Profile, tokens: Tokens, is_renewal: bool, now: DateTime<Utc>)
             if tokens.skew > 0 { "ahead" } else { "behind" }
         ));
     }
-    let refresh_token = match (&tokens.refresh_token, is_renewal) {
-        // First of all: when the provider rotates, the old one is worth nothing now.
-        (Some(token), _) => secrets::store(profile, token, is_renewal).map_err(complain).ok(),
-        (None, true) => secrets::place(profile),
-        (None, false) => {
-            secrets::forget(profile).unwrap_or_else(complain);
+    let refresh_token = match &tokens.refresh_token {
+        _ if is_renewal => secrets::place(profile),
+        Some(token) => complain(secrets::store(profile, token, false)),
+        None => {
+            complain(secrets::forget(profile));
             None
         }
     };
+    if let Some(settings) = &profile.provider_only
+        && tokens.acr.as_ref().is_some_and(|acr| settings.acr_values.contains(acr))
+    {
+        output::note(
+            "kubectl-stepup: the ordinary sign-in is as strong as a step-up: while it is fresh, it opens what is protected. \
+             Your provider's own session does that; ask its administrator for shorter ones",
+        );
+    }
+    if !is_renewal {
+        // It was made for whoever was signed in before.
+        complain(cache::remove(&profile.files.digest()));
+        if !cache::session(&profile.files).is_some_and(|before| before.person.is(&tokens.person)) {
+            // What somebody else was granted must not go out in this one's name.
+            complain(cache::forget_elevated(&profile.files));
+        }
+    }
     let session = Session {
         version: 1,
         base_token: tokens.id_token,
         base_expires_at: tokens.expires_at.timestamp(),
-        step_up_enabled: profile.server.is_some(),
+        step_up_enabled: has_challenges(profile),
+        preflight: profile.has_preflight(),
         issuer: profile.issuer.clone(),
         client_id: profile.client_id.clone(),
-        user: tokens.user,
+        person: tokens.person,
     };
-    cache::write(&profile.files.session(), &session).unwrap_or_else(complain);
+    complain(cache::write(&profile.files.session(), &session));
     cache::sweep(&profile.files, now);
     Login { session, refresh_token }
+}
+
+/// Says what went wrong, where that is no reason to give up.
+fn complain<T>(outcome: Result<T, Error>) -> Option<T> {
+    outcome.inspect_err(|error| output::note(format_args!("kubectl-stepup: {error}"))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_is_out_of_reach_is_asked_less_and_less_often() {
+        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
+        let quiet = |times| {
+            let failure = Failure { at: at(0), times, problem: String::new() };
+            (0..600).take_while(|second| failure.is_recent(at(*second))).count()
+        };
+        assert_eq!([1, 2, 3, 9].map(quiet), [15, 30, 60, 60]);
+        let failure = Failure { at: at(0), times: 1, problem: String::new() };
+        assert!(!failure.is_recent(at(-1)), "a clock that was put back does not keep us from asking");
+    }
 }

@@ -3,8 +3,9 @@
 use crate::client::Clock;
 use crate::client::error::Error;
 use crate::client::idp::{Ask, Provider, Tokens};
-use crate::client::profile::Flow;
-use crate::client::prompt::{self, Interrupt, PATIENCE, Screen, Waiting};
+use crate::client::profile::{Flow, Profile};
+use crate::client::prompt::{self, Interrupt, Open, PATIENCE, Screen, Waiting};
+use crate::wire::challenge::DeclineCause;
 
 /// Shows the person where to sign in, and waits until they have: or have refused, or the time is up.
 pub fn sign_in(
@@ -16,6 +17,7 @@ pub fn sign_in(
     clock: Clock,
 ) -> Result<Tokens, Error> {
     let interrupt = Interrupt::listen();
+    let _open = Open::now();
     match flow {
         Flow::Device => {
             let pending = provider.start_device(ask)?;
@@ -30,4 +32,23 @@ pub fn sign_in(
             provider.finish_browser(pending, &waiting)
         }
     }
+}
+
+/// The same for a step-up, by the profile's flow for that.
+pub fn stronger_sign_in(
+    provider: &Provider,
+    ask: &Ask,
+    profile: &Profile,
+    screen: &Screen,
+    clock: Clock,
+) -> Result<Tokens, Error> {
+    sign_in(provider, ask, profile.step_up.flow, profile.open_browser, screen, clock).map_err(|error| match error {
+        // Whoever has no second factor gets a page to enrol one on, and the provider goes on saying "pending": we
+        // cannot tell this from somebody who has gone to lunch.
+        Error::Declined { cause: DeclineCause::TimedOut, what } => Error::Declined {
+            cause: DeclineCause::TimedOut,
+            what: format!("{what} (a provider that knows no second factor of yours asks for one to be set up first)"),
+        },
+        error => error,
+    })
 }

@@ -11,16 +11,18 @@ use crate::client::idp::{Ask, Provider};
 use crate::client::lock::Lock;
 use crate::client::parent::{Asker, Scope};
 use crate::client::profile::Profile;
-use crate::client::prompt::{self, Interrupt, Screen};
-use crate::client::sign_in::sign_in;
+use crate::client::prompt::{self, Interrupt, Open, Screen, Wish};
+use crate::client::sign_in::stronger_sign_in;
 use crate::client::{Clock, output, session};
 use crate::wire::challenge::{Challenge, DeclineCause, ReasonRule};
-use crate::wire::token::{GRANT_TYPE, ID_TOKEN_TYPE, TokenError, TokenRequest};
+use crate::wire::token::{GRANT_TYPE, ID_TOKEN_TYPE, TokenError, TokenRequest, TokenResponse};
 
 /// A kept sign-in must be good for this many seconds more, or the exchange might come too late.
 const MARGIN: i64 = 5;
 /// How often a person may try to give a reason that the server accepts.
 const REASONS: usize = 3;
+/// No elevated token lives longer than this many seconds, whatever its maker says.
+const LONGEST_LIFE: u64 = 24 * 60 * 60;
 /// The server carries no more grants than this along in one token.
 const MOST_CARRIED: usize = 16;
 
@@ -40,12 +42,33 @@ pub struct StepUpOptions {
 /// Who may use an elevated token (invariant 10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bind {
+    /// Only the caller, which has it in its memory: it is kept nowhere.
+    Caller,
     /// The process that started us.
     Parent,
     /// This terminal; where there is none, the process that started us.
     Terminal,
     /// Every process of this user.
     Anyone,
+}
+
+/// Whoever makes an elevated token of a sign-in.
+pub trait Grantor {
+    /// Exchanges a sign-in, which is in the request too. A refusal is [`Error::Refused`].
+    fn exchange(&self, sign_in: &SignIn, request: &TokenRequest) -> Result<TokenResponse, Error>;
+
+    /// Ends a challenge without a grant.
+    fn decline(&self, challenge: &str, cause: DeclineCause) -> Result<(), Error>;
+}
+
+impl Grantor for Server {
+    fn exchange(&self, _sign_in: &SignIn, request: &TokenRequest) -> Result<TokenResponse, Error> {
+        self.exchange(request)
+    }
+
+    fn decline(&self, challenge: &str, cause: DeclineCause) -> Result<(), Error> {
+        self.decline(challenge, cause)
+    }
 }
 
 /// Takes `challenges` up: with a sign-in that is still fresh enough, else with one prompt; one elevated token for all
@@ -61,7 +84,7 @@ pub fn take_up(
     let turn = Turn::take(profile, options.interactive, clock)?;
     let mut challenges = challenges.to_vec();
     if turn.waited() {
-        let pending = server.challenges()?.challenges;
+        let pending = server.all_challenges()?.challenges;
         challenges.retain(|challenge| pending.iter().any(|other| other.id == challenge.id));
     }
     turn.take_up(&server, &challenges, options)
@@ -82,9 +105,9 @@ impl<'a> Turn<'a> {
     /// Waits for it.
     pub fn take(profile: &'a Profile, is_interactive: bool, clock: Clock) -> Result<Self, Error> {
         let since = clock();
-        let announce = is_interactive.then_some("the step-up of another command");
+        let announce = is_interactive.then_some("the sign-in of another command");
         let limit = prompt::PATIENCE + Duration::from_secs(30);
-        let lock = Lock::take(&profile.files.state("step-up.lock"), limit, announce)?;
+        let lock = Lock::take(&profile.prompt_lock(), limit, announce)?;
         Ok(Self { profile, lock, since, clock })
     }
 
@@ -96,7 +119,7 @@ impl<'a> Turn<'a> {
     /// See [`take_up`].
     pub fn take_up(
         self,
-        server: &Server,
+        server: &dyn Grantor,
         challenges: &[Challenge],
         options: &StepUpOptions,
     ) -> Result<Elevated, Error> {
@@ -117,7 +140,7 @@ impl<'a> Turn<'a> {
 /// One step-up.
 struct Story<'a> {
     profile: &'a Profile,
-    server: &'a Server,
+    server: &'a dyn Grantor,
     challenges: &'a [Challenge],
     options: &'a StepUpOptions,
     asker: Option<Asker>,
@@ -140,7 +163,11 @@ impl Story<'_> {
         if !self.options.interactive {
             return Err(Error::NobodyThere);
         }
-        prompt::may_prompt(self.profile, self.since, (self.clock)())?;
+        let wish = match self.options.bind {
+            Bind::Terminal | Bind::Anyone => Wish::Person,
+            Bind::Parent | Bind::Caller => Wish::Program,
+        };
+        prompt::may_prompt(self.profile, wish, self.since, (self.clock)())?;
         let outcome = self.fresh_sign_in(&demand, &mut reason);
         prompt::remember(self.profile, &outcome, (self.clock)());
         match self.exchange(&outcome?, &demand, reason.as_mut()) {
@@ -153,32 +180,38 @@ impl Story<'_> {
 
     /// The sign-in of this terminal, if it will do.
     fn kept_sign_in(&self, demand: &Demand) -> Option<SignIn> {
-        let kept = cache::sign_in(&self.profile.files, &self.asker?.terminal_or_parent())?;
-        demand.is_met_by(&kept, (self.clock)()).then_some(kept)
+        let kept = cache::sign_in(&self.profile.sign_ins(), &self.terminal()?)?;
+        let is_ours = cache::session(&self.profile.files).is_some_and(|session| session.person.is(&kept.person));
+        (is_ours && demand.is_met_by(&kept, (self.clock)())).then_some(kept)
+    }
+
+    /// Where a sign-in serves again.
+    fn terminal(&self) -> Option<Scope> {
+        self.asker.map(|asker| match self.options.bind {
+            Bind::Parent => asker.terminal_of_program(),
+            Bind::Caller | Bind::Terminal | Bind::Anyone => asker.terminal_or_parent(),
+        })
     }
 
     /// Shows what is asked for, and takes the person through the sign-in.
     fn fresh_sign_in(&self, demand: &Demand, reason: &mut Option<String>) -> Result<SignIn, Error> {
-        let settings = &self.profile.step_up;
-        let provider = Provider::discover(self.profile, settings.client_id.as_deref())?;
+        let provider = Provider::discover(self.profile, Some(self.profile.step_up_client()))?;
         let screen = Screen::open();
-        prompt::show_challenges(&screen, self.challenges, reason.as_deref());
+        let _open = Open::now();
+        prompt::show_challenges(&screen, self.profile, self.challenges, reason.as_deref());
         *reason = self.reason(demand, reason.take())?;
-        let ask = Ask {
-            scopes: settings.scopes.clone(),
-            acr_values: demand.acr_values.clone(),
-            max_age: demand.max_age,
-            login_hint: self.profile.login_hint.clone(),
-        };
-        let tokens = sign_in(&provider, &ask, settings.flow, self.profile.open_browser, &screen, self.clock)?;
+        let ask = Ask::to_step_up(self.profile, &demand.acr_values, demand.max_age);
+        let tokens = stronger_sign_in(&provider, &ask, self.profile, &screen, self.clock)?;
         let fresh = SignIn {
             id_token: tokens.id_token,
+            person: tokens.person,
             acr: tokens.acr,
-            auth_time: tokens.auth_time.map(|time| time.timestamp()),
+            // By this machine's clock, as all of it: the provider's may be ahead, or behind.
+            auth_time: tokens.auth_time.map(|time| time.timestamp() + tokens.skew),
             expires_at: tokens.expires_at.timestamp(),
         };
-        if let Some(asker) = self.asker {
-            complain(cache::keep_sign_in(&self.profile.files, &asker.terminal_or_parent(), &fresh));
+        if let Some(terminal) = self.terminal() {
+            complain(cache::keep_sign_in(&self.profile.sign_ins(), &terminal, &fresh));
         }
         Ok(fresh)
     }
@@ -200,14 +233,20 @@ impl Story<'_> {
         let mut carry: Vec<String> = Vec::new();
         for held in self.visible_scopes().flat_map(|scope| cache::elevated(&self.profile.files, &scope, (self.clock)()))
         {
-            carry.extend([held.grant.id].into_iter().chain(held.carries));
+            for id in [held.grant.id].into_iter().chain(held.carries) {
+                // Each of several tokens may carry it.
+                if !carry.contains(&id) {
+                    carry.push(id);
+                }
+            }
         }
         let mut last = None;
         for challenge in self.challenges {
             carry.truncate(MOST_CARRIED);
-            let response = self.accepted(sign_in, challenge, demand, reason.as_deref_mut(), &carry)?;
+            // The life that the server tells begins before its answer is here.
             let now = (self.clock)();
-            let life = TimeDelta::try_seconds(i64::try_from(response.expires_in).unwrap_or(0)).unwrap_or_default();
+            let response = self.accepted(sign_in, challenge, demand, reason.as_deref_mut(), &carry)?;
+            let life = TimeDelta::seconds(response.expires_in.min(LONGEST_LIFE).cast_signed());
             let elevated = Elevated {
                 token: response.access_token,
                 expires_at: (now + life).timestamp(),
@@ -215,7 +254,12 @@ impl Story<'_> {
                 grant: response.grant,
             };
             if let Some(scope) = &scope {
-                complain(cache::keep_elevated(&self.profile.files, scope, &elevated, now));
+                let kept = cache::keep_elevated(&self.profile.files, scope, &elevated, now);
+                match self.options.bind {
+                    // Nobody else will present it.
+                    Bind::Terminal | Bind::Anyone => kept?,
+                    Bind::Caller | Bind::Parent => complain(kept),
+                }
             }
             carry.insert(0, elevated.grant.id.clone());
             last = Some(elevated);
@@ -231,7 +275,7 @@ impl Story<'_> {
         demand: &Demand,
         mut reason: Option<&mut String>,
         carry: &[String],
-    ) -> Result<crate::wire::token::TokenResponse, Error> {
+    ) -> Result<TokenResponse, Error> {
         let mut tries = REASONS;
         loop {
             let request = TokenRequest {
@@ -245,7 +289,7 @@ impl Story<'_> {
                 carry: (!carry.is_empty()).then(|| carry.join(" ")),
             };
             tries -= 1;
-            match (self.server.exchange(&request), &mut reason, &demand.reason) {
+            match (self.server.exchange(sign_in, &request), &mut reason, &demand.reason) {
                 (Err(Error::Refused(refusal)), Some(reason), Some(rule))
                     if is_about_reason(&refusal) && self.options.interactive && tries > 0 =>
                 {
@@ -260,6 +304,7 @@ impl Story<'_> {
     /// Who may use the token; `None`: only who asked for it now.
     fn scope(&self) -> Option<Scope> {
         match self.options.bind {
+            Bind::Caller => None,
             Bind::Anyone => Some(Scope::Anyone),
             Bind::Terminal => self.asker.map(|asker| asker.terminal_or_parent()),
             Bind::Parent => self.asker.map(|asker| Scope::Process(asker.process)),
@@ -270,12 +315,12 @@ impl Story<'_> {
     fn visible_scopes(&self) -> impl Iterator<Item = Scope> {
         let surroundings = self.asker.into_iter().flat_map(|asker| asker.surroundings().collect::<Vec<_>>());
         let own = match self.options.bind {
-            Bind::Anyone => None,
+            Bind::Caller | Bind::Anyone => None,
             Bind::Terminal | Bind::Parent => self.scope(),
         };
         let bind = self.options.bind;
         let wider = surroundings.filter(move |scope| match bind {
-            Bind::Parent => true,
+            Bind::Caller | Bind::Parent => true,
             Bind::Terminal | Bind::Anyone => *scope == Scope::Anyone,
         });
         own.into_iter().chain(wider)
@@ -371,6 +416,7 @@ mod tests {
     fn sign_in(acr: Option<&str>, auth_time: Option<i64>) -> SignIn {
         SignIn {
             id_token: crate::secret::Secret::new("t"),
+            person: cache::Person::default(),
             acr: acr.map(str::to_owned),
             auth_time: auth_time.map(|seconds| at(seconds).timestamp()),
             expires_at: at(300).timestamp(),

@@ -9,17 +9,22 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use crate::action::Action;
 use crate::server::app::{ATTEMPTS, App, Unavailable};
-use crate::server::audit::{Event, Record, Source, Verdict};
+use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Answer, Occasion};
 use crate::server::grant::{self, Member, Presented, Usage};
-use crate::server::policy::{Decision, Request, Requirement, WouldAsk};
-use crate::server::store::{ChallengeRecord, Committed, GrantRecord, Transaction, Versioned};
-use crate::wire::challenge::DeclineCause;
+use crate::server::policy::{Decision, Policy, Request, Requirement};
+use crate::server::protected::{demanded, hopeless, how_to_elevate, step_up_required, used, why_it_ended};
+use crate::server::store::{ChallengeRecord, Committed, GrantRecord, Standing, Transaction, Versioned};
 use crate::wire::review::{
     AdmissionAnswer, AdmissionRequest, AdmissionResponse, AdmissionReview, Operation, Status, StatusCause,
     StatusDetails,
@@ -48,6 +53,10 @@ async fn decide(
     now: DateTime<Utc>,
 ) -> Result<AdmissionResponse, Unavailable> {
     let action = action_of(request);
+    if app.config.webhooks.authorization && !action.reaches_admission() {
+        // The authorizer has judged it. API servers before 1.37 show us reviews all the same.
+        return Ok(allowed(&request.uid));
+    }
     let policy = app.policy();
     let decision = policy.decide(&Request {
         user: &request.user_info.username,
@@ -61,12 +70,13 @@ async fn decide(
         return Ok(allowed(&request.uid));
     }
     // Apart: most requests should not carry about what only these few need.
-    Box::pin(judge(app, request, action, decision, source, now)).await
+    Box::pin(judge(app, &policy, request, action, decision, source, now)).await
 }
 
 /// Answers a request that a rule is about.
 async fn judge(
     app: &App,
+    policy: &Policy,
     request: &AdmissionRequest,
     action: Action,
     decision: Decision<'_>,
@@ -80,16 +90,16 @@ async fn judge(
         dry_run: request.dry_run == Some(true),
         ..Record::new(Event::Refusal, now)
     };
-    match decision {
-        Decision::Unprotected => Ok(allowed(&request.uid)),
-        Decision::Audit(would_ask) => {
-            note_would_ask(app, &would_ask, &audit, source).await;
-            Ok(allowed(&request.uid))
-        }
-        Decision::Protected { requirement, would_ask } => {
-            note_would_ask(app, &would_ask, &audit, source).await;
-            note_faults(app, &requirement);
-            let audit = Record { rules: requirement.rules.clone(), ..audit };
+    match demanded(app, decision, audit, source).await {
+        None => Ok(allowed(&request.uid)),
+        Some((requirement, audit)) => {
+            let user = &request.user_info;
+            let under = |action: Action| {
+                let requirement = policy.under(&requirement.rules, &user.username, &user.groups, &action)?;
+                Some((requirement, action))
+            };
+            let (requirement, action) =
+                nameless(request, &action).and_then(under).unwrap_or_else(|| (requirement.clone(), action));
             let protected = Protected { app, request, action, requirement, audit, source, now };
             protected.decide().await
         }
@@ -110,17 +120,17 @@ struct Protected<'a> {
 impl Protected<'_> {
     /// Decides, and decides again while what it read changes under it.
     async fn decide(&self) -> Result<AdmissionResponse, Unavailable> {
-        // Set when the objects seen so far may show that the open collection request is over and this is another.
-        let mut fresh = false;
+        // How often what is asked has turned out to have gone on under an open use already.
+        let mut seen = 0;
         for _ in 0..ATTEMPTS {
-            if let Some(response) = self.attempt(&mut fresh).await? {
+            if let Some(response) = self.attempt(&mut seen).await? {
                 return Ok(response);
             }
         }
         Err(Unavailable::Contended)
     }
 
-    async fn attempt(&self, fresh: &mut bool) -> Result<Option<AdmissionResponse>, Unavailable> {
+    async fn attempt(&self, seen: &mut u32) -> Result<Option<AdmissionResponse>, Unavailable> {
         let user = &self.request.user_info;
         if let Some(verdict) = self.app.store.verdict(&self.request.uid).await? {
             // Its record may be overdue: then it is written now, or the verdict does not leave.
@@ -133,9 +143,9 @@ impl Protected<'_> {
             Presented::Elevated(grants) => grants,
         };
         let member = member(self.request);
-        match grant::covering(&grants, &self.requirement, &self.action, &member, *fresh, self.now) {
+        match grant::covering(&grants, &self.requirement, &self.action, &member, *seen, self.now) {
             Some((grant, usage)) => {
-                *fresh = matches!(usage, Usage::GoOn(_));
+                *seen += u32::from(matches!(usage, Usage::GoOn(_)));
                 self.allow(grant, usage).await
             }
             // Its grant is over, or for something else: the person has base rights. The token's id is no base token's,
@@ -158,13 +168,8 @@ impl Protected<'_> {
             self.app.record(vec![audit]).await?;
             return Ok(Some(response));
         }
-        let mut transaction =
-            Transaction { verdict: Some((self.now, response.clone())), audit: vec![audit], ..Transaction::default() };
-        match usage {
-            Usage::Free => {}
-            Usage::Take(after) => transaction.grants = vec![(Some(grant.version), *after)],
-            Usage::GoOn(once) => transaction.once = Some((record.grant.expires_at, once)),
-        }
+        let verdict = Some((self.now, response.clone()));
+        let transaction = Transaction { verdict, audit: vec![audit], ..usage.transaction(grant) };
         Ok((self.app.commit(transaction).await? == Committed::Done).then_some(response))
     }
 
@@ -183,6 +188,7 @@ impl Protected<'_> {
             requirement: &self.requirement,
             actions: std::slice::from_ref(&self.action),
             stepped_up_at,
+            standing: Standing::Request,
         };
         let audit = self.audit.clone().from(self.source);
         let denied = challenge::deny(self.app, occasion, audit, self.now, |challenge, answer| {
@@ -261,138 +267,116 @@ pub fn action_of(request: &AdmissionRequest) -> Action {
         Operation::Connect => "connect",
     };
     Action {
-        verb: verb.to_owned(),
-        group: request.resource.group.clone(),
-        resource: request.resource.resource.clone(),
         subresource: Some(request.sub_resource.clone()),
         namespace: Some(request.namespace.clone()),
         name: Some(request.name.clone()),
-        path: None,
+        ..Action::new(verb, &request.resource.group, &request.resource.resource)
     }
     .normalized()
 }
 
-/// The object that is reviewed: in a collection request, only the old object tells which.
+/// What the action is for a grant: a creation under a generated name is one of any name, since its repeat gets another.
+///
+/// The API server makes the name up before it asks (`names.SimpleNameGenerator` in k8s.io/apiserver: 58 bytes at most of
+/// what the client wants it to begin with, and five of its own).
+fn nameless(request: &AdmissionRequest, action: &Action) -> Option<Action> {
+    let name = action.name.as_deref().filter(|_| action.verb == "create")?;
+    let wanted = Metadata::of(request.object.as_deref()).generate_name;
+    let stem = name.get(..name.len().checked_sub(GENERATED)?)?;
+    let is_generated = !wanted.is_empty() && (wanted == stem || stem.len() == LONGEST_STEM && wanted.starts_with(stem));
+    is_generated.then(|| Action { name: None, ..action.clone() })
+}
+
+/// Characters of a generated name that are made up.
+const GENERATED: usize = 5;
+/// Most characters of a generated name that are not.
+const LONGEST_STEM: usize = 58;
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    generate_name: String,
+    uid: String,
+    creation_timestamp: Option<DateTime<Utc>>,
+}
+
+impl Metadata {
+    fn of(object: Option<&RawValue>) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        object.and_then(|object| serde_json::from_str::<Object>(object.get()).ok()).unwrap_or_default().metadata
+    }
+}
+
+/// What is reviewed, as far as it tells whether it belongs to a request that has used a grant already: in a collection
+/// request, only the old object tells which it is.
 fn member(request: &AdmissionRequest) -> Member {
-    #[derive(Default, Deserialize)]
-    struct Object {
-        metadata: Metadata,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default, rename_all = "camelCase")]
-    struct Metadata {
-        name: String,
-        uid: String,
-        creation_timestamp: Option<DateTime<Utc>>,
-    }
-    if !request.name.is_empty() {
-        return Member { id: request.name.clone(), created_at: None };
-    }
-    let object = request.old_object.as_deref().and_then(|object| serde_json::from_str::<Object>(object.get()).ok());
-    let Object { metadata } = object.unwrap_or_default();
-    Member {
-        id: if metadata.uid.is_empty() { metadata.name } else { metadata.uid },
-        created_at: metadata.creation_timestamp,
-    }
-}
-
-/// Why somebody need not be asked at all.
-pub struct Hopeless {
-    /// For audit records.
-    pub code: &'static str,
-    /// For the person.
-    pub message: String,
-}
-
-/// Whether asking this user to step up would be in vain.
-pub fn hopeless(
-    app: &App,
-    user: &str,
-    groups: &[String],
-    requirement: &Requirement,
-    action: &Action,
-) -> Option<Hopeless> {
-    if requirement.acr_values.is_empty() {
-        let message = format!(
-            "{}, but these rules contradict each other and no sign-in satisfies them all: tell your cluster's administrator",
-            step_up_required(requirement, action)
-        );
-        return Some(Hopeless { code: "contradictory-rules", message });
-    }
-    (!app.can_step_up(user, groups)).then(|| Hopeless {
-        code: "cannot-step-up",
-        message: format!(
-            "{}, and {user} cannot step up: no second factor is known for this identity",
-            step_up_required(requirement, action)
-        ),
-    })
-}
-
-/// `step-up required to delete namespaces/prod (rule delete-namespace)`.
-pub fn step_up_required(requirement: &Requirement, action: &Action) -> String {
-    let rules = if requirement.rules.len() == 1 { "rule" } else { "rules" };
-    format!("step-up required to {action} ({rules} {})", requirement.rules.join(", "))
-}
-
-/// The text of a denial that the plugin cannot answer within the command.
-pub fn how_to_elevate(requirement: &Requirement, action: &Action) -> String {
-    format!("{}: type \"kubectl stepup elevate\", then repeat the command", step_up_required(requirement, action))
-}
-
-/// Why a challenge ended, after "and".
-pub fn why_it_ended(cause: DeclineCause) -> &'static str {
-    match cause {
-        DeclineCause::Declined => "it was declined; repeat the command in a few seconds to be asked again",
-        DeclineCause::NoReason => {
-            "a reason is required: set KUBECTL_STEPUP_REASON and repeat the command, or type \"kubectl stepup elevate --reason TEXT\" first"
+    let old = Metadata::of(request.old_object.as_deref());
+    let is_named = !request.name.is_empty();
+    let effect = match request.operation {
+        Operation::Delete => {
+            let object = if is_named { old.uid.as_str() } else { "collection" };
+            let options = request.options.as_deref().map_or("", RawValue::get);
+            (!object.is_empty()).then(|| digest(&[object, options]))
         }
-        DeclineCause::TimedOut => "nobody completed the sign-in in time; repeat the command to be asked again",
-        DeclineCause::ProviderFailed => {
-            "the identity provider could not be reached; repeat the command once it is back"
-        }
-        DeclineCause::TooWeak => {
-            "the sign-in was not strong or recent enough; check your second factor at the identity provider"
-        }
-    }
-}
-
-/// The record of a use of `grant`.
-pub fn used(audit: &Record, grant: &GrantRecord) -> Record {
-    Record {
-        event: Event::Use,
-        decision: Some(Verdict::Allowed),
-        acr: Some(grant.grant.acr.clone()),
-        auth_time: Some(grant.grant.auth_time),
-        reason: grant.grant.reason.clone(),
-        grant: Some(grant.grant.id.clone()),
-        challenge: grant.challenge.clone(),
-        ..audit.clone()
-    }
-}
-
-/// Records what rules with `enforcement: audit` would have asked. Such a rule must never stand in anybody's way, so a
-/// log that cannot be written is reported, and the request goes on.
-pub async fn note_would_ask(app: &App, would_ask: &[WouldAsk<'_>], audit: &Record, source: &Source) {
-    if would_ask.is_empty() {
-        return;
-    }
-    let record = Record {
-        event: Event::WouldChallenge,
-        decision: Some(Verdict::Allowed),
-        rules: would_ask.iter().map(|asked| asked.rule.name.clone()).collect(),
-        ..audit.clone()
+        Operation::Update => changes(request).filter(|_| !old.uid.is_empty()).map(|made| digest(&[&old.uid, &made])),
+        Operation::Create | Operation::Connect => None,
     };
-    if let Err(error) = app.record(vec![record.from(source)]).await {
-        tracing::error!(%error, "what a rule would have asked could not be recorded");
+    if is_named {
+        return Member { id: request.name.clone(), created_at: None, effect };
+    }
+    let id = if old.uid.is_empty() { old.name } else { old.uid };
+    Member { id, created_at: old.creation_timestamp, effect }
+}
+
+/// What an update makes of the object, wherever it differs: the same when the API server makes the same change of a newer
+/// version of the object.
+fn changes(request: &AdmissionRequest) -> Option<String> {
+    let parsed = |object: &Option<Box<RawValue>>| {
+        let mut object: Value = serde_json::from_str(object.as_deref()?.get()).ok()?;
+        let metadata = object.get_mut("metadata")?.as_object_mut()?;
+        metadata.retain(|key, _| !["resourceVersion", "generation", "managedFields"].contains(&key.as_str()));
+        Some(object)
+    };
+    let (old, new) = (parsed(&request.old_object)?, parsed(&request.object)?);
+    let mut differences = Vec::new();
+    differ(&old, &new, "", &mut differences);
+    serde_json::to_string(&differences).ok()
+}
+
+/// Where `new` differs from `old`, and what is there in `new`: `None` where it is gone.
+fn differ<'v>(old: &Value, new: &'v Value, path: &str, into: &mut Vec<(String, Option<&'v Value>)>) {
+    let below = |key: &dyn std::fmt::Display| format!("{path}/{key}");
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            into.extend(old.keys().filter(|key| !new.contains_key(*key)).map(|key| (below(key), None)));
+            for (key, value) in new {
+                match old.get(key) {
+                    Some(old) => differ(old, value, &below(&key), into),
+                    None => into.push((below(key), Some(value))),
+                }
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                differ(old, new, &below(&index), into);
+            }
+        }
+        _ if old == new => {}
+        _ => into.push((path.to_owned(), Some(new))),
     }
 }
 
-/// Reports conditions that could not be evaluated and therefore count as met.
-pub fn note_faults(app: &App, requirement: &Requirement) {
-    for fault in &requirement.faults {
-        tracing::warn!(fault, "a condition could not be evaluated and counts as met");
-        app.metrics.condition_failed(fault.split(':').next().unwrap_or_default());
+fn digest(parts: &[&str]) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
     }
+    URL_SAFE_NO_PAD.encode(digest.finalize())
 }
 
 /// What the cluster's own audit log is to know of a use.
@@ -420,4 +404,73 @@ fn refusal(uid: &str, code: u16, reason: &str, message: String) -> AdmissionResp
 fn refusal_with(uid: &str, code: u16, reason: &str, message: String, details: StatusDetails) -> AdmissionResponse {
     let status = Status { code, reason: reason.to_owned(), message, details: Some(details) };
     AdmissionResponse { uid: uid.to_owned(), allowed: false, status: Some(status), audit_annotations: BTreeMap::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn update(old: &Value, new: &Value) -> AdmissionRequest {
+        let request = json!({
+            "uid": "1", "operation": "UPDATE", "name": "web", "namespace": "prod", "userInfo": {"username": "alice"},
+            "resource": {"group": "apps", "version": "v1", "resource": "deployments"}, "object": new, "oldObject": old,
+        });
+        serde_json::from_str(&request.to_string()).unwrap()
+    }
+
+    fn deployment(version: &str, replicas: u32, images: &[&str]) -> Value {
+        let containers: Vec<_> = images.iter().map(|image| json!({"image": image})).collect();
+        json!({"metadata": {"uid": "u", "resourceVersion": version}, "spec": {"replicas": replicas, "containers": containers}})
+    }
+
+    #[test]
+    fn the_same_change_of_a_newer_object_is_the_same_and_another_is_not() {
+        let effect = |old: &Value, new: &Value| member(&update(old, new)).effect.unwrap();
+        let to_zero = effect(&deployment("1", 3, &["a", "b"]), &deployment("1", 0, &["a", "b"]));
+        // Somebody else has scaled it, or changed something else, meanwhile.
+        assert_eq!(effect(&deployment("2", 5, &["a", "b"]), &deployment("2", 0, &["a", "b"])), to_zero);
+        assert_eq!(effect(&deployment("2", 3, &["a", "c"]), &deployment("2", 0, &["a", "c"])), to_zero);
+        for (old, new) in [
+            (deployment("1", 3, &["a"]), deployment("1", 1, &["a"])),
+            (deployment("1", 3, &["a", "b"]), deployment("1", 0, &["a", "c"])),
+            (deployment("1", 3, &["a"]), deployment("1", 0, &["a", "b"])),
+            (deployment("1", 0, &["a"]), deployment("1", 0, &["a"])),
+        ] {
+            assert_ne!(effect(&old, &new), to_zero, "{old} {new}");
+        }
+        let gone = json!({"metadata": {"uid": "u"}, "spec": {"containers": []}});
+        assert_ne!(effect(&deployment("1", 3, &[]), &gone), effect(&deployment("1", 3, &[]), &deployment("1", 0, &[])));
+        // What has no uid is no object that could be the same.
+        assert_eq!(member(&update(&json!({"metadata": {}}), &json!({"metadata": {}}))).effect, None);
+        assert_eq!(member(&update(&json!([]), &json!({}))).effect, None);
+    }
+
+    #[test]
+    fn a_generated_name_is_any_name_and_a_chosen_one_is_not() {
+        let create = |name: &str, generate_name: &str| {
+            let request = json!({
+                "uid": "1", "operation": "CREATE", "name": name, "namespace": "prod", "userInfo": {"username": "alice"},
+                "resource": {"group": "batch", "version": "v1", "resource": "jobs"},
+                "object": {"metadata": {"name": name, "generateName": generate_name}},
+            });
+            let request = serde_json::from_str(&request.to_string()).unwrap();
+            let action = action_of(&request);
+            nameless(&request, &action).map(|action| action.to_string())
+        };
+        let long = "a".repeat(70);
+        assert_eq!(create("backup-x7k2p", "backup-").as_deref(), Some("create jobs.batch -n prod"));
+        assert!(create(&format!("{}x7k2p", &long[..58]), &long).is_some());
+        for (name, generate_name) in [
+            ("backup", ""),
+            ("backup", "back"),
+            ("backup-1", "backup-"),
+            ("other-x7k2p", "backup-"),
+            ("a", "a"),
+            ("é", "é"),
+        ] {
+            assert_eq!(create(name, generate_name), None, "{name} {generate_name}");
+        }
+    }
 }

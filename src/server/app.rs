@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::server::audit::{Audit, AuditError, Record};
-use crate::server::config::Config;
+use crate::server::config::{Config, IdentityProvider};
 use crate::server::identity::Identities;
 use crate::server::metrics::Metrics;
 use crate::server::mint::Signer;
@@ -64,7 +64,7 @@ impl Unavailable {
 
 /// How often a flow decides again because what it read has changed, before it gives up with
 /// [`Unavailable::Contended`].
-pub const ATTEMPTS: usize = 16;
+pub const ATTEMPTS: usize = 64;
 
 impl App {
     /// Puts the parts together.
@@ -93,6 +93,11 @@ impl App {
 
     /// Makes records durable that go with no change of the store.
     pub async fn record(&self, records: Vec<Record>) -> Result<(), Unavailable> {
+        self.store.remember(&records);
+        self.log(records).await
+    }
+
+    async fn log(&self, records: Vec<Record>) -> Result<(), Unavailable> {
         for record in &records {
             self.metrics.observe(record);
         }
@@ -131,7 +136,7 @@ impl App {
         if self.store.commit(transaction).await? == Committed::Conflict {
             return Ok(Committed::Conflict);
         }
-        if let Err(unavailable) = self.record(records.clone()).await {
+        if let Err(unavailable) = self.log(records.clone()).await {
             let mut overdue = self.overdue();
             let room = MOST_OVERDUE.saturating_sub(overdue.len());
             overdue.extend(records.into_iter().take(room));
@@ -143,9 +148,18 @@ impl App {
 
     /// Whether this person could step up at some provider.
     pub fn can_step_up(&self, user: &str, groups: &[String]) -> bool {
-        !user.starts_with("system:")
-            && self.config.identity_providers.iter().any(|provider| provider.can_step_up.include(user, groups))
+        self.config.identity_providers.iter().any(|provider| can_step_up_at(provider, user, groups))
     }
+
+    /// Whether a step-up counts that this person made at the provider of this name.
+    pub fn can_step_up_at(&self, provider: &str, user: &str, groups: &[String]) -> bool {
+        let mut providers = self.config.identity_providers.iter();
+        providers.any(|known| known.name == provider && can_step_up_at(known, user, groups))
+    }
+}
+
+fn can_step_up_at(provider: &IdentityProvider, user: &str, groups: &[String]) -> bool {
+    !user.starts_with("system:") && provider.lets_step_up(user, groups)
 }
 
 #[cfg(test)]

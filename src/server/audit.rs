@@ -4,17 +4,21 @@
 //! change the store are committed with that change first (`store`'s outbox) and written here next; whatever a crash
 //! leaves between the two is written at the next start, once ([`Audit::open`]).
 //!
+//! Standard output is no such place: what was printed is with whoever reads it, and cannot be looked up. What the store
+//! does not know to be written is printed again at the next start, with the id it had: nothing is lost, and a crash may
+//! repeat its last moment.
+//!
 //! No record holds a token, a code or a key.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -22,6 +26,8 @@ use crate::server::config::Sink;
 
 /// How much of a log's end is searched, in bytes, for records that a crash may or may not have left there.
 const RECOVERY_WINDOW: u64 = 64 * 1024 * 1024;
+/// How much earlier than the record in it a file may seem to be changed: file systems have clocks of their own.
+const MTIME_SLACK: TimeDelta = TimeDelta::minutes(1);
 /// How many records share one flush at most.
 const BATCH: usize = 512;
 /// Room on the disk, in bytes, without which the log is as good as full.
@@ -271,21 +277,20 @@ impl OpenSink {
 
     /// Completes a log that a crash cut short: ends a torn last line, and appends the records that did not make it.
     fn recover(&mut self, unacknowledged: &[Record]) -> Result<(), AuditError> {
-        let missing = match self {
-            Self::Stdout => unacknowledged.iter().collect::<Vec<_>>(),
-            Self::File { path, file } => {
-                let tail = read_tail(file).map_err(|error| unavailable(path, &error))?;
-                if tail.last().is_some_and(|&byte| byte != b'\n') {
-                    file.write_all(b"\n").map_err(|error| unavailable(path, &error))?;
-                }
-                let present: HashSet<String> = tail
-                    .split(|&byte| byte == b'\n')
-                    .filter_map(|line| serde_json::from_slice::<Record>(line).ok())
-                    .map(|record| record.id)
-                    .collect();
-                unacknowledged.iter().filter(|record| !present.contains(&record.id)).collect()
+        let mut missing: Vec<&Record> = unacknowledged.iter().collect();
+        if let Self::File { path, file } = self {
+            let tail = read_tail(file).map_err(|error| unavailable(path, &error))?;
+            if tail.last().is_some_and(|&byte| byte != b'\n') {
+                file.write_all(b"\n").map_err(|error| unavailable(path, &error))?;
             }
-        };
+            strike(&mut missing, &tail);
+            for rotated in rotated_logs(path, &missing) {
+                // One that cannot be read is as good as none: a record may come twice, and is never lost.
+                if let Ok(tail) = File::open(rotated).and_then(|mut file| read_tail(&mut file)) {
+                    strike(&mut missing, &tail);
+                }
+            }
+        }
         let mut lines = Vec::new();
         for record in missing {
             serialize_line(record, &mut lines);
@@ -305,6 +310,36 @@ impl OpenSink {
             Self::File { path, file } => append_durably(path, file, lines).map_err(|error| unavailable(path, &error)),
         }
     }
+}
+
+/// Takes the records out of `missing` that the end of a log has.
+fn strike(missing: &mut Vec<&Record>, tail: &[u8]) {
+    let present: HashSet<String> = tail
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Record>(line).ok())
+        .map(|record| record.id)
+        .collect();
+    missing.retain(|record| !present.contains(&record.id));
+}
+
+/// What the log at `path` may have been renamed to since the first of `missing` was made: files beside it whose names begin
+/// like its own (`audit.jsonl.1`, `audit-20270115.jsonl`).
+fn rotated_logs(path: &Path, missing: &[&Record]) -> Vec<PathBuf> {
+    let (Some(oldest), Some(stem)) = (missing.iter().map(|record| record.time).min(), path.file_stem()) else {
+        return Vec::new();
+    };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let is_rotated = |file: &fs::DirEntry| {
+        let is_recent = |about: fs::Metadata| {
+            let modified = about.modified().map(DateTime::<Utc>::from);
+            about.is_file() && modified.is_ok_and(|modified| modified >= oldest - MTIME_SLACK)
+        };
+        file.file_name().as_encoded_bytes().starts_with(stem.as_encoded_bytes())
+            && Some(file.file_name().as_os_str()) != path.file_name()
+            && file.metadata().is_ok_and(is_recent)
+    };
+    let files = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    files.filter(is_rotated).map(|file| file.path()).collect()
 }
 
 fn unavailable(path: &Path, error: &io::Error) -> AuditError {
@@ -360,7 +395,7 @@ fn check_room(_file: &File, _end: u64) -> io::Result<()> {
 #[cfg(unix)]
 fn rotated(path: &Path, file: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
-    match (std::fs::metadata(path), file.metadata()) {
+    match (fs::metadata(path), file.metadata()) {
         (Ok(there), Ok(ours)) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
         (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
         _ => false,
@@ -390,7 +425,7 @@ mod tests {
     }
 
     fn users(path: &Path) -> Vec<String> {
-        std::fs::read_to_string(path)
+        fs::read_to_string(path)
             .unwrap()
             .lines()
             .filter_map(|line| serde_json::from_str::<Record>(line).ok())
@@ -420,10 +455,29 @@ mod tests {
         let path = dir.path().join("audit.jsonl");
         let audit = Audit::open(&[Sink::File { path: path.clone() }], &[]).unwrap();
         audit.write(vec![record("a")]).await.unwrap();
-        std::fs::rename(&path, dir.path().join("audit.jsonl.1")).unwrap();
+        fs::rename(&path, dir.path().join("audit.jsonl.1")).unwrap();
         audit.write(vec![record("b")]).await.unwrap();
         assert_eq!(users(&path), ["b"]);
         assert_eq!(users(&dir.path().join("audit.jsonl.1")), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn a_crash_just_after_a_rotation_repeats_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let sinks = [Sink::File { path: path.clone() }];
+        for rotated in ["audit.jsonl.1", "audit-20270115.jsonl"] {
+            let [before, after, lost] = ["before", "after", "lost"].map(record);
+            let audit = Audit::open(&sinks, &[]).unwrap();
+            audit.write(vec![before.clone()]).await.unwrap();
+            fs::rename(&path, dir.path().join(rotated)).unwrap();
+            audit.write(vec![after.clone()]).await.unwrap();
+            Audit::open(&sinks, &[before.clone(), after, lost]).unwrap();
+            assert_eq!(users(&path), ["after", "lost"], "{rotated}");
+            fs::remove_file(&path).unwrap();
+            Audit::open(&sinks, &[before]).unwrap();
+            assert_eq!(users(&path), [""; 0], "{rotated}: nothing was written since");
+        }
     }
 
     #[cfg(target_os = "linux")]
@@ -441,6 +495,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         Audit::open(&[Sink::File { path: path.clone() }], &[]).unwrap();
-        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -4,13 +4,13 @@
 use chrono::{DateTime, Utc};
 
 use crate::action::Action;
-use crate::server::admit::{hopeless, how_to_elevate, note_faults, note_would_ask, step_up_required, used};
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Occasion};
 use crate::server::grant::{self, Member, Presented, Usage};
 use crate::server::policy::{Decision, Request, Requirement};
-use crate::server::store::{Committed, GrantRecord, Transaction, Versioned};
+use crate::server::protected::{demanded, hopeless, how_to_elevate, step_up_required, used};
+use crate::server::store::{Committed, GrantRecord, Standing, Transaction, Versioned};
 use crate::wire::review::{AccessAnswer, AccessSpec, SubjectAccessReview};
 
 /// Groups with this prefix are added by elevated tokens alone.
@@ -33,7 +33,7 @@ async fn decide(
     source: &Source,
     now: DateTime<Utc>,
 ) -> Result<AccessAnswer, Unavailable> {
-    let Some(action) = action_of(spec) else { return Ok(AccessAnswer::no_opinion()) };
+    let Some(action) = Action::of_review(spec) else { return Ok(AccessAnswer::no_opinion()) };
     if spec.groups.iter().any(|group| is_granted(group))
         && let Some(refusal) = Box::pin(ended_role(app, spec, &action, source, now)).await?
     {
@@ -70,18 +70,9 @@ async fn judge(
 ) -> Result<AccessAnswer, Unavailable> {
     let audit =
         Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) };
-    match decision {
-        Decision::Unprotected => Ok(AccessAnswer::no_opinion()),
-        Decision::Audit(would_ask) => {
-            note_would_ask(app, &would_ask, &audit, source).await;
-            Ok(AccessAnswer::no_opinion())
-        }
-        Decision::Protected { requirement, would_ask } => {
-            note_would_ask(app, &would_ask, &audit, source).await;
-            note_faults(app, &requirement);
-            let audit = Record { rules: requirement.rules.clone(), ..audit };
-            Protected { app, spec, action, requirement, audit, source, now }.decide().await
-        }
+    match demanded(app, decision, audit, source).await {
+        None => Ok(AccessAnswer::no_opinion()),
+        Some((requirement, audit)) => Protected { app, spec, action, requirement, audit, source, now }.decide().await,
     }
 }
 
@@ -99,15 +90,16 @@ struct Protected<'a> {
 impl Protected<'_> {
     /// Decides, and decides again while what it read changes under it.
     async fn decide(&self) -> Result<AccessAnswer, Unavailable> {
+        let mut seen = 0;
         for _ in 0..ATTEMPTS {
-            if let Some(answer) = self.attempt().await? {
+            if let Some(answer) = self.attempt(&mut seen).await? {
                 return Ok(answer);
             }
         }
         Err(Unavailable::Contended)
     }
 
-    async fn attempt(&self) -> Result<Option<AccessAnswer>, Unavailable> {
+    async fn attempt(&self, seen: &mut u32) -> Result<Option<AccessAnswer>, Unavailable> {
         let grants = match grant::presented(self.app, &self.spec.user, &self.spec.extra).await? {
             Presented::Foreign(id) => {
                 tracing::warn!(user = self.spec.user, grant = id, "a grant was presented by somebody else");
@@ -118,8 +110,11 @@ impl Protected<'_> {
             Presented::Base(credential) => return self.deny(credential.as_deref()).await,
             Presented::Elevated(grants) => grants,
         };
-        match grant::covering(&grants, &self.requirement, &self.action, &Member::default(), true, self.now) {
-            Some((grant, usage)) => self.go_on(grant, usage).await,
+        match grant::covering(&grants, &self.requirement, &self.action, &Member::default(), *seen, self.now) {
+            Some((grant, usage)) => {
+                *seen += u32::from(matches!(usage, Usage::GoOn(_)));
+                self.go_on(grant, usage).await
+            }
             None => self.deny(None).await,
         }
     }
@@ -127,20 +122,12 @@ impl Protected<'_> {
     /// Has no opinion, because `grant` covers the request; `None` when something changed meanwhile.
     async fn go_on(&self, grant: &Versioned<GrantRecord>, usage: Usage) -> Result<Option<AccessAnswer>, Unavailable> {
         let audit = used(&self.audit, &grant.document).from(self.source);
-        let done = match usage {
-            Usage::Take(after) => {
-                let transaction = Transaction {
-                    grants: vec![(Some(grant.version), *after)],
-                    audit: vec![audit],
-                    ..Transaction::default()
-                };
-                self.app.commit(transaction).await? == Committed::Done
-            }
-            Usage::Free | Usage::GoOn(_) => {
-                self.app.record(vec![audit]).await?;
-                true
-            }
-        };
+        if usage == Usage::Free {
+            self.app.record(vec![audit]).await?;
+            return Ok(Some(AccessAnswer::no_opinion()));
+        }
+        let transaction = Transaction { audit: vec![audit], ..usage.transaction(grant) };
+        let done = self.app.commit(transaction).await? == Committed::Done;
         Ok(done.then(AccessAnswer::no_opinion))
     }
 
@@ -149,12 +136,18 @@ impl Protected<'_> {
         if let Some(refusal) = hopeless(self.app, user, groups, &self.requirement, &self.action) {
             return self.refuse(refusal.code, refusal.message).await.map(Some);
         }
+        if self.action.is_impersonation_of_all() {
+            // The API server goes on to ask one by one, and whoever has to step up is told then.
+            let required = step_up_required(&self.requirement, &self.action);
+            return self.refuse("all-at-once", required).await.map(Some);
+        }
         let occasion = Occasion {
             user,
             credential,
             requirement: &self.requirement,
             actions: std::slice::from_ref(&self.action),
             stepped_up_at: None,
+            standing: if credential.is_some() { Standing::Credential } else { Standing::Question },
         };
         let audit = self.audit.clone().from(self.source);
         let denied = challenge::deny(self.app, occasion, audit, self.now, |_, _| None).await?;
@@ -197,29 +190,4 @@ async fn ended_role(
 
 fn is_granted(group: &str) -> bool {
     group.starts_with(GRANTED_GROUP)
-}
-
-fn action_of(spec: &AccessSpec) -> Option<Action> {
-    let blank = |verb: &str| Action {
-        verb: verb.to_owned(),
-        group: String::new(),
-        resource: String::new(),
-        subresource: None,
-        namespace: None,
-        name: None,
-        path: None,
-    };
-    if let Some(resource) = &spec.resource_attributes {
-        let action = Action {
-            group: resource.group.clone(),
-            resource: resource.resource.clone(),
-            subresource: Some(resource.subresource.clone()),
-            namespace: Some(resource.namespace.clone()),
-            name: Some(resource.name.clone()),
-            ..blank(&resource.verb)
-        };
-        return Some(action.normalized());
-    }
-    let path = spec.non_resource_attributes.as_ref()?;
-    Some(Action { path: Some(path.path.clone()), ..blank(&path.verb) })
 }

@@ -9,14 +9,14 @@
 use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::action::Action;
+use crate::action::{Action, ActionPattern};
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source, Verdict};
 use crate::server::failure::Failure;
 use crate::server::identity::Identity;
-use crate::server::policy::{Decision, Request, Requirement};
+use crate::server::policy::{Decision, Policy, Request, Requirement};
 use crate::server::random_id;
-use crate::server::store::{ChallengeRecord, ChallengeState, Committed, ReasonTerms, Transaction, Versioned};
+use crate::server::store::{ChallengeRecord, ChallengeState, Committed, ReasonTerms, Standing, Transaction, Versioned};
 use crate::wire::challenge::{Challenge, ChallengeList, ChallengeRequest, DeclineCause, GrantTerms, ReasonRule};
 use crate::wire::review::{AdmissionResponse, Extra};
 
@@ -30,7 +30,7 @@ const ROUNDS_OF_429: u32 = 2;
 /// that waited to repeat their requests, shorter than it takes a person to type the next one.
 const DECLINE_STANDS: Duration = Duration::seconds(2);
 /// Most actions that one request to `/v1/challenges` may name.
-const MOST_ACTIONS: usize = 100;
+pub const MOST_ACTIONS: usize = 100;
 
 /// How a protected request without a grant is to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,15 @@ pub enum Answer {
     NotTakenUp,
     /// The person, or the clock, said no a moment ago.
     Declined(DeclineCause),
+}
+
+/// Which of a person's challenges are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those that requests with this very base token raised: what a waiting command may have met.
+    Credential,
+    /// All: base tokens are renewed, and the person remains.
+    Person,
 }
 
 /// One protected request that was made, or is about to be.
@@ -57,6 +66,8 @@ pub struct Occasion<'a> {
     pub actions: &'a [Action],
     /// When the grant was made that it was presented with, and that does not cover it.
     pub stepped_up_at: Option<DateTime<Utc>>,
+    /// How sure it is that this user made it.
+    pub standing: Standing,
 }
 
 impl Occasion<'_> {
@@ -71,18 +82,17 @@ impl Occasion<'_> {
             rules: requirement.rules.clone(),
             description: requirement.description.clone(),
             actions: self.actions.to_vec(),
+            standing: self.standing,
             acr_values: requirement.acr_values.clone(),
             acr_by_provider: requirement.acr_by_provider.clone(),
             max_age: requirement.max_age.map(|age| age.as_secs()),
-            reason: requirement.reason.as_ref().map(|reason| ReasonTerms {
-                patterns: reason.patterns.iter().map(ToString::to_string).collect(),
-                hint: reason.hint.clone(),
-            }),
+            reason: reason_terms(requirement),
             ttl: requirement.ttl.as_secs(),
             uses: requirement.uses,
             permits: requirement.permits.clone(),
             covers: requirement.covers.clone(),
             groups: requirement.groups.clone(),
+            irrevocable: requirement.irrevocable,
             created_at: now,
             denied_at: None,
             rounds: 0,
@@ -105,6 +115,60 @@ impl ChallengeRecord {
         self.state == ChallengeState::Pending && now < self.expires_at
     }
 
+    /// The same once more, at the terms that hold now.
+    fn renewed(self, fresh: Self) -> Self {
+        let standing = self.standing.max(fresh.standing);
+        let Self { id, created_at, denied_at, rounds, .. } = self;
+        Self { id, standing, created_at, denied_at, rounds, ..fresh }
+    }
+
+    /// The challenge as it may be answered now: at the terms of its rules in `policy`, and never at wider ones than it was
+    /// raised with and shown to the person. `None`: its rules do not ask that of this person any more.
+    pub fn under(self, policy: &Policy, groups: &[String]) -> Option<Self> {
+        let groups = authenticated(groups);
+        let mut all = self.actions.iter().map(|action| policy.under(&self.rules, &self.user, &groups, action));
+        let mut now = all.next()??;
+        for other in all {
+            let other = other?;
+            now.permits.extend(other.permits);
+            now.covers.extend(other.covers);
+        }
+        // Where RBAC opens what a grant is for, that may be less than what was asked for.
+        let opened: Vec<&Action> = self.actions.iter().filter(|action| now.opens(action)).collect();
+        now.permits.retain(|pattern| self.permits.contains(pattern));
+        now.covers.retain(|words| self.covers.contains(words));
+        now.covers.dedup();
+        now.groups.retain(|group| self.groups.contains(group));
+        for action in opened {
+            if !now.opens(action) {
+                now.permits.push(ActionPattern::exactly(action));
+                now.covers.push(action.to_string());
+            }
+        }
+        let reason = match (self.reason, reason_terms(&now)) {
+            (Some(mut then), Some(now)) => {
+                then.patterns.extend(now.patterns);
+                then.patterns.dedup();
+                Some(ReasonTerms { hint: now.hint.or(then.hint), ..then })
+            }
+            (then, now) => then.or(now),
+        };
+        let fewer = |then: Option<u64>, now: Option<u64>| then.into_iter().chain(now).min();
+        Some(Self {
+            acr_values: now.acr_values,
+            acr_by_provider: now.acr_by_provider,
+            max_age: fewer(self.max_age, now.max_age.map(|age| age.as_secs())),
+            reason,
+            ttl: self.ttl.min(now.ttl.as_secs()),
+            uses: self.uses.into_iter().chain(now.uses).min(),
+            permits: now.permits,
+            covers: now.covers,
+            groups: now.groups,
+            irrevocable: self.irrevocable || now.irrevocable,
+            ..self
+        })
+    }
+
     fn last_raised(&self) -> DateTime<Utc> {
         self.denied_at.unwrap_or(self.created_at)
     }
@@ -120,7 +184,7 @@ impl ChallengeRecord {
         now: DateTime<Utc>,
     ) -> (Self, Answer) {
         let mut challenge = match existing {
-            Some(existing) if existing.is_pending(now) => Self { expires_at: fresh.expires_at, ..existing },
+            Some(existing) if existing.is_pending(now) => existing.renewed(fresh),
             Some(Self { state: ChallengeState::Declined { at, cause }, .. })
                 if now >= at && now < at + DECLINE_STANDS =>
             {
@@ -182,6 +246,7 @@ impl ChallengeRecord {
                 uses: self.uses,
                 covers: self.covers.clone(),
                 groups: self.groups.clone(),
+                irrevocable: self.irrevocable,
             },
             created_at: self.created_at,
             denied_at: self.denied_at,
@@ -205,7 +270,7 @@ pub async fn deny(
     let version = existing.as_ref().map(|existing| existing.version);
     let (challenge, answer) =
         ChallengeRecord::denied_again(existing.map(|existing| existing.document), fresh, occasion.stepped_up_at, now);
-    let evicted = if version.is_none() { over_the_limit(app, occasion.user, now).await? } else { Vec::new() };
+    let room = if version.is_none() { room_for(app, &challenge, now).await? } else { Room::Free };
     let (code, message) = match answer {
         Answer::Ask => (None, None),
         Answer::NotTakenUp => (Some("not-taken-up"), None),
@@ -214,14 +279,14 @@ pub async fn deny(
     let audit = Record {
         event: if answer == Answer::Ask { Event::Challenge } else { Event::Refusal },
         decision: Some(Verdict::Denied),
-        challenge: Some(challenge.id.clone()),
+        challenge: (room != Room::None).then(|| challenge.id.clone()),
         code: code.map(ToOwned::to_owned),
         message,
         ..audit
     };
     let transaction = Transaction {
-        challenges: vec![(version, challenge.clone())],
-        evicted,
+        challenges: if room == Room::None { vec![] } else { vec![(version, challenge.clone())] },
+        evicted: room.evicted(),
         verdict: respond(&challenge, answer).map(|verdict| (now, verdict)),
         audit: vec![audit],
         ..Transaction::default()
@@ -229,12 +294,39 @@ pub async fn deny(
     Ok((app.commit(transaction).await? == Committed::Done).then_some((challenge, answer)))
 }
 
-/// Keys of the oldest pending challenges that must go to make room for one more.
-async fn over_the_limit(app: &App, user: &str, now: DateTime<Utc>) -> Result<Vec<String>, Unavailable> {
+/// Whether there is room for one more challenge of a user.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    /// There is.
+    Free,
+    /// When the challenges with these keys go.
+    Instead(Vec<String>),
+    /// None: all that are pending have a better standing.
+    None,
+}
+
+impl Room {
+    fn evicted(self) -> Vec<String> {
+        match self {
+            Self::Instead(keys) => keys,
+            Self::Free | Self::None => Vec::new(),
+        }
+    }
+}
+
+/// Makes room for a challenge, within what one user may have: what is over goes first, then what may be nobody's request,
+/// the oldest first. Whoever may ask access reviews about somebody crowds out no request that they made.
+async fn room_for(app: &App, fresh: &ChallengeRecord, now: DateTime<Utc>) -> Result<Room, Unavailable> {
     let room = app.config.limits.pending_challenges_per_user.saturating_sub(1);
-    let mut all = app.store.challenges(user, now).await?;
-    all.sort_by_key(|challenge| std::cmp::Reverse(challenge.document.last_raised()));
-    Ok(all.into_iter().skip(room).map(|oldest| oldest.document.key).collect())
+    let mut all = app.store.challenges(&fresh.user, now).await?;
+    let worth = |challenge: &ChallengeRecord| (challenge.is_pending(now), challenge.standing, challenge.last_raised());
+    all.sort_by_key(|challenge| std::cmp::Reverse(worth(&challenge.document)));
+    let over: Vec<ChallengeRecord> = all.into_iter().skip(room).map(|challenge| challenge.document).collect();
+    Ok(match over.first() {
+        None => Room::Free,
+        Some(best) if best.is_pending(now) && best.standing > fresh.standing => Room::None,
+        Some(_) => Room::Instead(over.into_iter().map(|challenge| challenge.key).collect()),
+    })
 }
 
 /// Code of a decline, for audit records.
@@ -249,14 +341,17 @@ pub fn code_of(cause: DeclineCause) -> &'static str {
 }
 
 /// The asker's pending challenges: those of the base token they ask with, and those recorded by user alone.
-pub async fn pending(app: &App, asker: &Identity, now: DateTime<Utc>) -> Result<ChallengeList, Failure> {
+pub async fn pending(app: &App, asker: &Identity, whose: Whose, now: DateTime<Utc>) -> Result<ChallengeList, Failure> {
     let mut challenges: Vec<ChallengeRecord> = app
         .store
         .challenges(&asker.user, now)
         .await?
         .into_iter()
         .map(|challenge| challenge.document)
-        .filter(|challenge| challenge.is_pending(now) && is_of_credential(challenge, asker.jti.as_deref()))
+        .filter(|challenge| {
+            let is_meant = whose == Whose::Person || is_of_credential(challenge, asker.jti.as_deref());
+            is_meant && challenge.is_pending(now)
+        })
         .collect();
     challenges.sort_by_key(|challenge| std::cmp::Reverse(challenge.last_raised()));
     list(app, asker, challenges, Vec::new(), now).await
@@ -294,8 +389,14 @@ pub async fn request(
     }
     let mut challenges = Vec::new();
     for (requirement, actions) in &groups {
-        let occasion =
-            Occasion { user: &asker.user, credential: asker.jti.as_deref(), requirement, actions, stepped_up_at: None };
+        let occasion = Occasion {
+            user: &asker.user,
+            credential: asker.jti.as_deref(),
+            requirement,
+            actions,
+            stepped_up_at: None,
+            standing: Standing::Request,
+        };
         challenges.push(announce(app, occasion, source, now).await?);
     }
     list(app, asker, challenges, unprotected, now).await
@@ -312,14 +413,14 @@ async fn announce(
         let fresh = occasion.challenge(app.config.limits.challenge_ttl, now);
         let existing = app.store.challenge_by_key(&fresh.key).await?;
         let version = existing.as_ref().map(|existing| existing.version);
-        let evicted = if version.is_none() { over_the_limit(app, occasion.user, now).await? } else { Vec::new() };
+        let room = if version.is_none() { room_for(app, &fresh, now).await? } else { Room::Free };
         let challenge = match existing {
-            Some(Versioned { document, .. }) if document.is_pending(now) => {
-                ChallengeRecord { expires_at: fresh.expires_at, ..document }
-            }
+            Some(Versioned { document, .. }) if document.is_pending(now) => document.renewed(fresh),
             _ => fresh,
         };
         let audit = challenge.record(Event::Challenge, source, now);
+        // Nothing has a better standing than what somebody asks for themselves: there always is room.
+        let evicted = room.evicted();
         let transaction = Transaction {
             challenges: vec![(version, challenge.clone())],
             evicted,
@@ -341,6 +442,18 @@ pub struct Foreseen {
     pub unprotected: Vec<Action>,
 }
 
+/// The groups of a person as the API server has them.
+fn authenticated(groups: &[String]) -> Vec<String> {
+    groups.iter().cloned().chain(["system:authenticated".to_owned()]).collect()
+}
+
+fn reason_terms(requirement: &Requirement) -> Option<ReasonTerms> {
+    requirement.reason.as_ref().map(|reason| ReasonTerms {
+        patterns: reason.patterns.iter().map(ToString::to_string).collect(),
+        hint: reason.hint.clone(),
+    })
+}
+
 /// Asks the policy about actions that a person names beforehand. Conditions over an object that is not there yet count
 /// as met.
 pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Foreseen, Failure> {
@@ -348,13 +461,13 @@ pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Fore
         return Err(Failure::bad_request(format!("name between 1 and {MOST_ACTIONS} actions")));
     }
     let policy = app.policy();
-    let extra = Extra::new();
+    let (extra, groups) = (Extra::new(), authenticated(&asker.groups));
     let mut foreseen = Foreseen { groups: Vec::new(), unprotected: Vec::new() };
     for action in actions {
         let action = action.checked().map_err(|error| Failure::bad_request(error.to_string()))?;
         let request = Request {
             user: &asker.user,
-            groups: &asker.groups,
+            groups: &groups,
             extra: &extra,
             action: &action,
             object: None,
@@ -362,6 +475,12 @@ pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Fore
         };
         match policy.decide(&request) {
             Decision::Unprotected | Decision::Audit(_) => foreseen.unprotected.push(action),
+            Decision::Protected { requirement, .. } if !requirement.opens(&action) => {
+                return Err(Failure::bad_request(format!(
+                    "{action} is more than a grant can open on this cluster, where groups do: ask for what is in {}",
+                    requirement.covers.join("; ")
+                )));
+            }
             Decision::Protected { requirement, .. } => {
                 // Limited uses are counted for each action apart, or three uses for three objects could be spent on one.
                 let known = |(known, _): &&mut (Requirement, Vec<Action>)| {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::server::check::{self, Report};
-use crate::server::config::Config;
+use crate::server::config::{Config, Mode};
 use crate::server::output::{complain, say};
 use crate::server::policy::Policy;
 use crate::server::{render, serve};
@@ -65,7 +65,7 @@ pub enum Part {
     AdmissionKubeconfig,
     /// ValidatingWebhookConfiguration: to apply.
     Admission,
-    /// Bindings of the groups that assumed roles come with: to apply.
+    /// What the groups that only a grant gives may do: to apply.
     Rbac,
 }
 
@@ -104,6 +104,7 @@ fn render(
         None => None,
     };
     let documents = render::render(&config, &policy, directory.as_deref())?;
+    let binds = documents.iter().any(|document| document.part == Part::Rbac);
     let documents = documents.iter().filter(|document| part.is_none_or(|part| part == document.part));
     match directory {
         Some(directory) => {
@@ -113,10 +114,36 @@ fn render(
                 document.write(&path).map_err(|error| format!("{}: {error}", path.display()))?;
                 say(path.display());
             }
+            let stale = directory.join(render::RBAC_FILE);
+            if !binds && stale.exists() {
+                warn(&[format!(
+                    "{} is of an earlier rendering: {} now; `kubectl delete -f` it, then remove it",
+                    stale.display(),
+                    nothing_to_bind(&config)
+                )]);
+            }
         }
-        None => documents.for_each(|document| say(format_args!("{}", document.text.trim_end()))),
+        None if part == Some(Part::Rbac) && !binds => {
+            warn(&[format!("{}: there is nothing to bind", nothing_to_bind(&config))]);
+        }
+        None if config.mode == Mode::Groups
+            && part.is_some_and(|part| !matches!(part, Part::Authentication | Part::Rbac)) =>
+        {
+            warn(&["there are no webhooks in `mode: groups`: the parts are authentication and rbac".to_owned()]);
+        }
+        None => {
+            let texts: Vec<&str> = documents.map(|document| document.text.trim_end()).collect();
+            say(texts.join("\n---\n"));
+        }
     }
     Ok(())
+}
+
+fn nothing_to_bind(config: &Config) -> &'static str {
+    match config.mode {
+        Mode::Webhooks => "no rule lets anybody assume a role",
+        Mode::Groups => "RBAC can say nothing of what the rules do",
+    }
 }
 
 fn warn(warnings: &[String]) {

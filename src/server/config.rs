@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use regex::Regex;
 use url::Url;
 
-use crate::server::document::{self, Fields, Problems, Size, globs, nearest};
+use crate::server::document::{self, Fields, Problems, Size, Value, globs, nearest};
 use crate::server::policy::condition;
 
 /// Everything `stepup-server` is told. Paths are absolute or relative to the working directory: those in the file are
@@ -22,8 +23,10 @@ pub struct Config {
     pub public_url: String,
     /// The server's own certificate and key.
     pub tls: KeyPair,
-    /// Who may send reviews.
-    pub webhook_clients: WebhookClients,
+    /// Who holds protected requests up.
+    pub mode: Mode,
+    /// Who may send reviews; `None` where there are no webhooks.
+    pub webhook_clients: Option<WebhookClients>,
     /// Where people sign in.
     pub identity_providers: Vec<IdentityProvider>,
     /// Elevated tokens.
@@ -42,6 +45,17 @@ pub struct Config {
     pub limits: Limits,
     /// The server's own log.
     pub log: Log,
+}
+
+/// Who holds protected requests up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The API server asks us about each of them.
+    #[default]
+    Webhooks,
+    /// RBAC alone: people lack the right, and the token of a grant carries a group, `stepup:` and the rule's name, that
+    /// has it. The API server never asks us, so what RBAC cannot say is not enforced.
+    Groups,
 }
 
 /// A PEM certificate chain and its key.
@@ -85,6 +99,18 @@ pub struct IdentityProvider {
     pub levels: Vec<Level>,
     /// Who can step up at all. Others are refused at once (403), never asked.
     pub can_step_up: People,
+}
+
+impl IdentityProvider {
+    /// Whether it may let this person step up, as the cluster knows them: somebody whom another provider's prefix names is
+    /// not this one's.
+    pub fn lets_step_up(&self, user: &str, groups: &[String]) -> bool {
+        let may_be_its_own = match &self.username {
+            Claim::Named { prefix, .. } => user.starts_with(prefix),
+            Claim::Expression(_) => true,
+        };
+        may_be_its_own && self.can_step_up.include(user, groups)
+    }
 }
 
 /// How a claim becomes a username or groups, in the words of the API server's `claimMappings`.
@@ -166,6 +192,17 @@ pub struct Audit {
     pub sinks: Vec<Sink>,
 }
 
+impl Audit {
+    /// What is allowed and probably not meant.
+    pub fn warning(&self) -> Option<&'static str> {
+        let keeps = |sink: &Sink| matches!(sink, Sink::File { .. });
+        (!self.sinks.iter().any(keeps)).then_some(
+            "`audit.sinks` has no file: on standard output a record is on no disk before its answer leaves, and whoever \
+             reads it has to keep it; a crash may repeat the last records, with the same `id`",
+        )
+    }
+}
+
 /// One place for audit records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sink {
@@ -174,7 +211,7 @@ pub enum Sink {
         /// The file.
         path: PathBuf,
     },
-    /// JSON Lines on standard output.
+    /// JSON Lines on standard output: kept by whoever reads it, if at all.
     Stdout,
 }
 
@@ -267,17 +304,29 @@ impl Config {
                 .map(|provider| (provider.name.clone(), provider.levels.clone()))
                 .collect(),
             max_ttl: self.token.max_ttl,
+            mode: self.mode,
+            authorization: self.has_authorizer(),
         }
+    }
+
+    /// Whether the API server asks us about what admission never sees, and about every request with a group that a grant
+    /// gave.
+    pub fn has_authorizer(&self) -> bool {
+        self.mode == Mode::Webhooks && self.webhooks.authorization
     }
 }
 
-/// What a policy is compiled against: levels by provider, and how long a grant may live.
+/// What a policy is compiled against: levels by provider, how long a grant may live, and who enforces it.
 #[derive(Clone, Debug)]
 pub struct Levels {
     /// Levels by the provider's name, weakest first.
     pub providers: BTreeMap<String, Vec<Level>>,
     /// [`Token::max_ttl`].
     pub max_ttl: Duration,
+    /// [`Config::mode`].
+    pub mode: Mode,
+    /// [`Config::has_authorizer`].
+    pub authorization: bool,
 }
 
 fn read_config(mut root: Fields<'_>, file: &Path) -> Option<Config> {
@@ -291,21 +340,26 @@ fn read_config(mut root: Fields<'_>, file: &Path) -> Option<Config> {
     });
     let public_url = required_url(&mut root, "publicUrl");
     let tls = root.required_fields("tls").map(|fields| read_tls(fields, base));
-    let webhook_clients = root.required_fields("webhookClients").map(|mut fields| {
-        let clients = WebhookClients {
-            ca: base.join(fields.required("ca")),
-            names: fields.optional("names").unwrap_or_default(),
-        };
-        fields.finish();
-        clients
-    });
+    let mode = one_of(&mut root, "mode", &[("webhooks", Mode::Webhooks), ("groups", Mode::Groups)], Mode::default());
+    let webhook_clients = match mode {
+        Mode::Webhooks => root.required_fields("webhookClients").map(|fields| Some(read_webhook_clients(fields, base))),
+        Mode::Groups => {
+            for key in ["webhookClients", "webhooks"] {
+                if root.node(key).is_some() {
+                    root.report(key, "there are no webhooks in `mode: groups`; leave this out");
+                }
+            }
+            Some(None)
+        }
+    };
     let identity_providers = read_providers(&mut root, &public_url, base);
     let token = root.required_fields("token").map(|fields| read_token(fields, base));
     let store = root.required_fields("store").and_then(|fields| read_store(fields, base));
     let audit = root.required_fields("audit").map(|fields| read_audit(fields, base));
     let policy = base.join(root.required("policy"));
     let administrators = root.fields("administrators").map(read_people).unwrap_or_default();
-    let webhooks = read_webhooks(root.fields("webhooks"), &public_url, base);
+    let webhooks = root.fields("webhooks").filter(|_| mode == Mode::Webhooks);
+    let webhooks = read_webhooks(webhooks, &public_url, base);
     let limits = root.fields("limits").map_or_else(Limits::default, read_limits);
     let log = root.fields("log").map_or_else(Log::default, read_log);
     root.finish();
@@ -314,6 +368,7 @@ fn read_config(mut root: Fields<'_>, file: &Path) -> Option<Config> {
         listen: listen?,
         public_url,
         tls: tls?,
+        mode,
         webhook_clients: webhook_clients?,
         identity_providers,
         token: token?,
@@ -345,6 +400,13 @@ fn read_tls(mut fields: Fields<'_>, base: Base<'_>) -> KeyPair {
     };
     fields.finish();
     pair
+}
+
+fn read_webhook_clients(mut fields: Fields<'_>, base: Base<'_>) -> WebhookClients {
+    let clients =
+        WebhookClients { ca: base.join(fields.required("ca")), names: fields.optional("names").unwrap_or_default() };
+    fields.finish();
+    clients
 }
 
 fn read_providers(root: &mut Fields<'_>, public_url: &str, base: Base<'_>) -> Vec<IdentityProvider> {
@@ -382,7 +444,7 @@ fn read_provider(fields: &mut Fields<'_>, base: Base<'_>) -> IdentityProvider {
     if step_up_audiences.is_empty() && fields.has("stepUpAudiences") {
         fields.report("stepUpAudiences", "at least one is needed; leave it out to use `audiences`");
     }
-    let username = fields.required_fields("username").and_then(read_claim);
+    let username = fields.required_fields("username").and_then(read_username);
     let groups = fields.fields("groups").and_then(read_claim);
     let can_step_up = match fields.fields("canStepUp") {
         Some(people) => read_people(people),
@@ -399,6 +461,26 @@ fn read_provider(fields: &mut Fields<'_>, base: Base<'_>) -> IdentityProvider {
         groups,
         can_step_up,
     }
+}
+
+fn read_username(mut fields: Fields<'_>) -> Option<Claim> {
+    if let Some(Value::Text(expression)) = fields.node("expression").map(|node| &node.value)
+        && uses(expression, "email")
+        && !uses(expression, "email_verified")
+    {
+        fields.report(
+            "expression",
+            "the API server takes `claims.email` only together with `claims.email_verified`, such as \
+             `claims.email_verified == true ? claims.email : claims.sub`",
+        );
+    }
+    read_claim(fields)
+}
+
+/// Whether an expression names this claim.
+fn uses(expression: &str, claim: &str) -> bool {
+    let named = Regex::new(&format!(r"\bclaims\s*\.\s*\??\s*{claim}\b")).expect("a claim is a word");
+    named.is_match(expression)
 }
 
 fn read_claim(mut fields: Fields<'_>) -> Option<Claim> {
@@ -668,6 +750,8 @@ mod tests {
     fn the_samples_are_in_order() {
         let (text, file) = sample();
         let config = Config::parse(&text, &file).unwrap();
+        let (named, expression) = text.split_once("{claim: sub, prefix: \"\"}      # or ").unwrap();
+        Config::parse(&format!("{named}{expression}"), &file).unwrap();
         assert_eq!(config.policy, file.with_file_name("policy.yaml"));
         assert_eq!(config.public_url, "https://stepup.example.com");
         assert_eq!(config.webhooks.url, config.public_url);
@@ -701,6 +785,17 @@ mod tests {
     }
 
     #[test]
+    fn without_webhooks_nothing_about_webhooks_is_needed() {
+        let (text, file) = sample();
+        let keep = |section: &str| !section.starts_with("webhook") && !section.starts_with("# Who may send reviews");
+        let text: Vec<&str> = text.split("\n\n").filter(|section| keep(section)).collect();
+        let text = text.join("\n\n").replace("# mode: webhooks ", "mode: groups #");
+        let config = Config::parse(&text, &file).unwrap();
+        assert_eq!((config.mode, config.webhook_clients.is_none()), (Mode::Groups, true));
+        assert_eq!(config.levels().mode, Mode::Groups);
+    }
+
+    #[test]
     fn mistakes_are_told_with_their_place_and_what_to_do() {
         let (text, file) = sample();
         for (from, to, told) in [
@@ -718,6 +813,11 @@ mod tests {
                 "{expression: claim.sub}",
                 "unknown variable `claim`: did you mean `claims`?",
             ),
+            (
+                "{claim: sub, prefix: \"\"}",
+                "{expression: \"claims.email.split('@')[0]\"}",
+                "only together with `claims.email_verified`",
+            ),
             ("name: mfa,", "name: pwd,", "there is another level named `pwd`"),
             ("urn:example:mfa", "urn:example:pwd", "stands for a weaker level already"),
             ("# signWith: ES256 ", "signWith: es256 #", "unknown value `es256`: did you mean `ES256`?"),
@@ -729,6 +829,8 @@ mod tests {
             ("# bodyBytes: 4MiB", "bodyBytes: 4M", "expected a size such as 65536, 512KiB or 4MiB, not `4M`"),
             ("# level: info", "level: a=b=c", "is not a log filter"),
             ("policy: policy.yaml", "policy: [a]", "`policy`: expected a path, not a list"),
+            ("# mode: webhooks ", "mode: group #", "unknown value `group`: did you mean `groups`?"),
+            ("# mode: webhooks ", "mode: groups #", "`webhookClients`: there are no webhooks in `mode: groups`"),
         ] {
             assert!(text.contains(from), "{from}");
             let error = Config::parse(&text.replacen(from, to, 1), &file).unwrap_err().to_string();

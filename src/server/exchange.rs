@@ -1,7 +1,7 @@
 //! `POST /token`: OAuth 2.0 Token Exchange (RFC 8693). A fresh step-up ID token, and what it is for, becomes a grant and
 //! the elevated token that carries it.
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -11,20 +11,23 @@ use crate::server::audit::{Event, Record, Source, Verdict};
 use crate::server::authorize::GRANTED_GROUP;
 use crate::server::challenge::{Foreseen, Occasion, foresee};
 use crate::server::failure::Failure;
-use crate::server::identity::Identity;
+use crate::server::identity::{Identity, LEEWAY};
+use crate::server::provider::NOTABLE_SKEW;
 use crate::server::random_id;
-use crate::server::store::{ChallengeRecord, ChallengeState, Committed, GrantRecord, ReasonTerms, Transaction};
+use crate::server::store::{
+    ChallengeRecord, ChallengeState, Committed, GrantRecord, ReasonTerms, Standing, Transaction, Versioned,
+};
 use crate::wire::challenge::Grant;
 use crate::wire::token::{
     ACTION_DETAIL_TYPE, GRANT_TYPE, ID_TOKEN_TYPE, JWT_TOKEN_TYPE, TokenError, TokenRequest, TokenResponse,
 };
 
+/// How long before it was made an elevated token begins.
+const BACKDATED: TimeDelta = TimeDelta::seconds(90);
 /// Longest reason, in characters.
 const LONGEST_REASON: usize = 500;
 /// Most grants that one token may carry beside its own.
 const MOST_CARRIED: usize = 16;
-/// How far `auth_time` may be ahead of our clock.
-const LEEWAY: Duration = Duration::seconds(60);
 
 /// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
@@ -149,11 +152,9 @@ async fn attempt(
     let sign_in = sufficient(app, person, &challenge, now)?;
     reason_will_do(reason, challenge.reason.as_ref())?;
     let carried = carried(app, request, person, now).await?;
-    let terms = Terms {
-        ttl: request.ttl.unwrap_or(u64::MAX).min(challenge.ttl).min(app.config.token.max_ttl.as_secs()).max(1),
-        reason: reason.map(ToOwned::to_owned),
-        on_record: version.is_some(),
-    };
+    let ttl = request.ttl.unwrap_or(u64::MAX).min(challenge.ttl).min(app.config.token.max_ttl.as_secs()).max(1);
+    let Along { ttl, carried, replaced } = Along::of(carried, ttl, app.config.has_authorizer(), now);
+    let terms = Terms { ttl, reason: reason.map(ToOwned::to_owned), on_record: version.is_some() };
     let grant = make_grant(person, sign_in, &challenge, terms, &carried, now);
     let response = sign(app, &grant, person, &carried, now)?;
     let step_up = Record {
@@ -174,10 +175,20 @@ async fn attempt(
         let state = ChallengeState::Redeemed { grant: grant.grant.id.clone() };
         (Some(version), ChallengeRecord { state, ..challenge })
     });
+    let revoked = replaced.iter().map(|(_, replaced)| Record {
+        id: random_id("au"),
+        event: Event::Revoke,
+        rules: replaced.rules.clone(),
+        actions: replaced.grant.covers.clone(),
+        grant: Some(replaced.grant.id.clone()),
+        reason: None,
+        ..step_up.clone()
+    });
+    let audit = revoked.chain([step_up.clone(), mint]).collect();
     let transaction = Transaction {
-        grants: vec![(None, grant)],
+        grants: std::iter::once((None, grant)).chain(replaced).collect(),
         challenges: redeemed.into_iter().collect(),
-        audit: vec![step_up, mint],
+        audit,
         ..Transaction::default()
     };
     Ok((app.commit(transaction).await? == Committed::Done).then_some(response))
@@ -219,7 +230,12 @@ async fn wanted(
             if found.document.user != person.user || !found.document.is_pending(now) {
                 return Err(gone());
             }
-            Ok((Some(found.version), found.document))
+            let challenge = found.document.under(&app.policy(), &person.groups).ok_or_else(|| {
+                let changed = "what this challenge asked for is not asked of you any more, or asked otherwise: the policy or \
+                               your groups have changed; try the command again";
+                told("invalid_grant", changed)
+            })?;
+            Ok((Some(found.version), challenge))
         }
         (None, Some(details)) => {
             let Foreseen { mut groups, unprotected } =
@@ -252,6 +268,7 @@ async fn wanted(
                 requirement: &requirement,
                 actions: &actions,
                 stepped_up_at: None,
+                standing: Standing::Request,
             };
             Ok((None, occasion.challenge(app.config.limits.challenge_ttl, now)))
         }
@@ -303,7 +320,7 @@ fn sufficient(
             max_age: challenge.max_age,
         })
     };
-    if !app.can_step_up(&person.user, &person.groups) {
+    if !app.can_step_up_at(&person.provider, &person.user, &person.groups) {
         return Err(told("access_denied", "you are not among those who may step up on this cluster"));
     }
     let wanted = || challenge.acr_values.join(" or ");
@@ -333,10 +350,27 @@ fn sufficient(
     if let Some(max_age) = challenge.max_age {
         let age = (now - auth_time).num_seconds().max(0).unsigned_abs();
         if age > max_age {
-            return Err(insufficient(format!("you signed in {age} s ago; at most {max_age} s are allowed")));
+            let clocks = behind(app, &person.provider).map_or(String::new(), |behind| {
+                format!(" (the clock of the identity provider is {behind} s behind this server's)")
+            });
+            return Err(insufficient(format!("you signed in {age} s ago; at most {max_age} s are allowed{clocks}")));
         }
     }
     Ok(Sufficient { acr, auth_time })
+}
+
+/// How far the provider's clock is behind ours, in seconds, where that is worth a word.
+fn behind(app: &App, provider: &str) -> Option<i64> {
+    let (_, health) = app.identities.health().find(|(name, _)| *name == provider)?;
+    health.skew.map(|skew| -skew.num_seconds()).filter(|behind| *behind > NOTABLE_SKEW.num_seconds())
+}
+
+/// The API server takes no token whose `nbf` is more than a minute ahead of its clock; this makes two minutes and a half of
+/// it. Never so early that `exp - nbf` is more than the cluster is told to accept.
+fn not_before(expires_at: DateTime<Utc>, max_ttl: std::time::Duration, now: DateTime<Utc>) -> DateTime<Utc> {
+    let longest = TimeDelta::from_std(max_ttl).unwrap_or(TimeDelta::MAX);
+    let earliest = expires_at.checked_sub_signed(longest).unwrap_or(now);
+    (now - BACKDATED).max(earliest).min(now)
 }
 
 fn accepted_acr<'a>(challenge: &'a ChallengeRecord, provider: &str) -> &'a [String] {
@@ -369,20 +403,50 @@ async fn carried(
     request: &TokenRequest,
     person: &Identity,
     now: DateTime<Utc>,
-) -> Result<Vec<GrantRecord>, Refusal> {
+) -> Result<Vec<Versioned<GrantRecord>>, Refusal> {
     let ids = request.carry.as_deref().unwrap_or_default().split_ascii_whitespace().take(MOST_CARRIED);
-    let mut carried: Vec<GrantRecord> = Vec::new();
+    let mut carried: Vec<Versioned<GrantRecord>> = Vec::new();
     for id in ids {
         if let Some(found) = app.store.grant(id).await.map_err(Unavailable::from)?
             && found.document.grant.user == person.user
             && found.document.is_live(now)
             && found.document.has_uses()
-            && carried.iter().all(|other| other.grant.id != id)
+            && carried.iter().all(|other| other.document.grant.id != id)
         {
-            carried.push(found.document);
+            carried.push(found);
         }
     }
     Ok(carried)
+}
+
+/// Grants that go along with a new one in its token.
+struct Along {
+    /// Life of the token and of the new grant, in seconds.
+    ttl: u64,
+    carried: Vec<GrantRecord>,
+    /// Grants that end because the new token takes the place of theirs and does not carry them.
+    replaced: Vec<(Option<i64>, GrantRecord)>,
+}
+
+impl Along {
+    /// What is looked up may go along whatever its life. Where nobody looks groups up, a token opens all of its groups
+    /// until it expires: it must not outlive any grant whose groups it carries, and one that would cut its life by more
+    /// than half is better asked for again.
+    fn of(live: Vec<Versioned<GrantRecord>>, ttl: u64, has_authorizer: bool, now: DateTime<Utc>) -> Self {
+        let mut along = Self { ttl, carried: Vec::new(), replaced: Vec::new() };
+        for Versioned { version, document } in live {
+            let left = (document.grant.expires_at - now).num_seconds().max(0).unsigned_abs();
+            if has_authorizer || document.grant.groups.is_empty() {
+                along.carried.push(document);
+            } else if left >= (ttl / 2).max(1) {
+                along.ttl = along.ttl.min(left);
+                along.carried.push(document);
+            } else {
+                along.replaced.push((Some(version), GrantRecord { revoked_at: Some(now), ..document }));
+            }
+        }
+        along
+    }
 }
 
 /// What of a grant depends on the exchange rather than on the challenge.
@@ -414,12 +478,13 @@ fn make_grant(
             created_at: now,
             expires_at: now + std::time::Duration::from_secs(terms.ttl),
             uses_left: challenge.uses,
+            irrevocable: challenge.irrevocable || carried.iter().any(|carried| carried.grant.irrevocable),
         },
         rules: challenge.rules.clone(),
         challenge: terms.on_record.then(|| challenge.id.clone()),
         carries: carried.iter().map(|grant| grant.grant.id.clone()).collect(),
         revoked_at: None,
-        collection: None,
+        open: vec![],
     }
 }
 
@@ -447,7 +512,7 @@ fn sign(
         groups: &groups,
         jti: &grant.id,
         iat: now.timestamp(),
-        nbf: now.timestamp(),
+        nbf: not_before(grant.expires_at, app.config.token.max_ttl, now).timestamp(),
         exp: grant.expires_at.timestamp(),
         acr: &grant.acr,
         auth_time: grant.auth_time.timestamp(),

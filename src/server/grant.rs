@@ -9,12 +9,18 @@ use crate::server::failure::Failure;
 use crate::server::identity::Identity;
 use crate::server::policy::Requirement;
 use crate::server::random_id;
-use crate::server::store::{CollectionUse, Committed, GrantRecord, Transaction, Versioned};
+use crate::server::store::{Committed, GrantRecord, OpenUse, Transaction, Versioned};
 use crate::wire::challenge::GrantList;
 use crate::wire::review::{CREDENTIAL_ID, Extra};
 
 /// How long one deletecollection request may go on: the API server's own limit for a request (`--request-timeout`).
 const COLLECTION_WINDOW: Duration = Duration::seconds(60);
+/// How long after a use the same thing done to the same object is still that use.
+const REPEATS: Duration = Duration::seconds(3);
+/// How often it is.
+const MOST_REPEATS: u32 = 5;
+/// Most uses that are remembered for it.
+const MOST_OPEN: usize = 8;
 /// How far the clock may have gone back since a grant was made before the grant is no longer trusted.
 const CLOCK_SLACK: Duration = Duration::seconds(60);
 
@@ -70,13 +76,58 @@ pub enum Usage {
     GoOn(String),
 }
 
-/// One object of a request, as far as it tells the objects of a collection request apart.
+impl Usage {
+    /// What it changes in the store.
+    pub fn transaction(self, grant: &Versioned<GrantRecord>) -> Transaction {
+        match self {
+            Self::Free => Transaction::default(),
+            Self::Take(after) => Transaction { grants: vec![(Some(grant.version), *after)], ..Transaction::default() },
+            Self::GoOn(once) => {
+                Transaction { once: Some((grant.document.grant.expires_at, once)), ..Transaction::default() }
+            }
+        }
+    }
+}
+
+/// One object of a request, as far as it tells requests, and the objects of a collection request, apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// Its uid, or its name.
     pub id: String,
     /// When it was made, to the second.
     pub created_at: Option<DateTime<Utc>>,
+    /// Digest of what is done, to which object; `None`: nothing can be said to be the same once more.
+    pub effect: Option<String>,
+}
+
+impl OpenUse {
+    /// Whether a question belongs to the request that this use was taken for.
+    ///
+    /// A deletecollection is one request, but the API server reviews its objects one by one, each with a uid of its own. An
+    /// object that was made after the use was taken must be another request's: the API server lists a collection first. (If
+    /// its clock is ahead, a new object may seem to be of another request; that one is then asked to step up again, and
+    /// goes on.)
+    ///
+    /// Other writes are reviewed again when the object has changed meanwhile (`GuaranteedUpdate` in k8s.io/apiserver), and
+    /// deletions when they come to nothing but a deletion (`Store.Delete`: a pod without grace is validated twice). What does
+    /// the same to the same object within seconds, and came after the use was taken and not beside it, is not told apart from
+    /// that. Of reads nothing is ever the same: each gives the object away.
+    fn takes_in(&self, action: &Action, member: &Member, credential: &str, now: DateTime<Utc>) -> bool {
+        let is_in_time = if self.action.verb == "deletecollection" {
+            member.created_at.is_none_or(|created_at| created_at <= self.opened_at) && now >= self.opened_at
+        } else {
+            now > self.opened_at
+        };
+        let is_same = || self.action == *action && self.effect.is_some() && self.effect == member.effect;
+        (action.continues(&self.action) || is_same())
+            && self.credential == credential
+            && is_in_time
+            && now < self.ends_at()
+    }
+
+    fn ends_at(&self) -> DateTime<Utc> {
+        self.opened_at + if self.action.verb == "deletecollection" { COLLECTION_WINDOW } else { REPEATS }
+    }
 }
 
 impl GrantRecord {
@@ -100,29 +151,37 @@ impl GrantRecord {
 
     /// What using it for `action` takes; `None` when it is used up.
     ///
-    /// `member` tells the objects of a collection request apart: a deletecollection is one request, and one use, but the
-    /// API server reviews its objects one by one, each with a uid of its own. `fresh` is set when that object has been
-    /// seen in the open use already, so that this must be another request. So must one for an object that was made after
-    /// the use was taken: the API server lists a collection first. (If its clock is ahead, a new object may seem to be of
-    /// another request; that one is then asked to step up again, and goes on.)
-    pub fn usage(&self, action: &Action, member: &Member, fresh: bool, now: DateTime<Utc>) -> Option<Usage> {
+    /// `credential` is the grant whose token the request came with. `seen`: how often what is asked has turned out to have
+    /// gone on under the open use already.
+    pub fn usage(
+        &self,
+        action: &Action,
+        member: &Member,
+        credential: &str,
+        seen: u32,
+        now: DateTime<Utc>,
+    ) -> Option<Usage> {
         let Some(left) = self.grant.uses_left else { return Some(Usage::Free) };
-        if !fresh
-            && let Some(open) = &self.collection
-            && open.action == *action
-            && now >= open.opened_at
-            && now < open.opened_at + COLLECTION_WINDOW
-            && member.created_at.is_none_or(|created_at| created_at <= open.opened_at)
-        {
-            return Some(Usage::GoOn(format!("{}/{}", open.id, member.id)));
+        if let Some(open) = self.open.iter().find(|open| open.takes_in(action, member, credential, now)) {
+            let name = format!("{}/{}/{seen}", open.id, member.id);
+            match action.continues(&open.action) {
+                false if seen < MOST_REPEATS => return Some(Usage::GoOn(name)),
+                true if seen == 0 => return Some(Usage::GoOn(format!("{name}/{action}"))),
+                _ => {}
+            }
         }
         let mut after = self.clone();
         after.grant.uses_left = Some(left.checked_sub(1)?);
-        after.collection = (action.verb == "deletecollection").then(|| CollectionUse {
+        after.open.retain(|open| now < open.ends_at());
+        after.open.truncate(MOST_OPEN - 1);
+        let open = OpenUse {
             id: random_id("us"),
             action: action.clone(),
+            credential: credential.to_owned(),
+            effect: member.effect.clone(),
             opened_at: now,
-        });
+        };
+        after.open.insert(0, open);
         Some(Usage::Take(Box::new(after)))
     }
 }
@@ -133,13 +192,14 @@ pub fn covering<'a>(
     requirement: &Requirement,
     action: &Action,
     member: &Member,
-    fresh: bool,
+    seen: u32,
     now: DateTime<Utc>,
 ) -> Option<(&'a Versioned<GrantRecord>, Usage)> {
+    let credential = &grants.first()?.document.grant.id;
     grants
         .iter()
         .filter(|grant| grant.document.is_live(now) && grant.document.covers(requirement, action))
-        .find_map(|grant| Some((grant, grant.document.usage(action, member, fresh, now)?)))
+        .find_map(|grant| Some((grant, grant.document.usage(action, member, credential, seen, now)?)))
 }
 
 /// Live grants: the asker's own, or everybody's for an administrator who asks for `all`.
@@ -190,7 +250,8 @@ pub async fn revoke(app: &App, asker: &Identity, id: &str, source: &Source, now:
     Err(Unavailable::Contended.into())
 }
 
-fn is_administrator(app: &App, asker: &Identity) -> bool {
+/// Whether somebody may see and revoke what is others'.
+pub fn is_administrator(app: &App, asker: &Identity) -> bool {
     app.config.administrators.include(&asker.user, &asker.groups)
 }
 
@@ -201,15 +262,8 @@ mod tests {
     use crate::server::store::samples::{grant_record, now};
 
     fn action(verb: &str, name: Option<&str>) -> Action {
-        Action {
-            verb: verb.into(),
-            group: String::new(),
-            resource: "configmaps".into(),
-            subresource: None,
-            namespace: Some("prod".into()),
-            name: name.map(Into::into),
-            path: None,
-        }
+        let namespace = Some("prod".into());
+        Action { namespace, name: name.map(Into::into), ..Action::new(verb, "", "configmaps") }
     }
 
     fn granted(action: &Action) -> GrantRecord {
@@ -219,7 +273,8 @@ mod tests {
     }
 
     fn member(id: &str) -> Member {
-        Member { id: id.into(), created_at: Some(now() - Duration::seconds(5)) }
+        let (created_at, effect) = (Some(now() - Duration::seconds(5)), Some("deleted".to_owned()));
+        Member { id: id.into(), created_at, effect }
     }
 
     fn taken(usage: Option<Usage>) -> GrantRecord {
@@ -232,29 +287,66 @@ mod tests {
     #[test]
     fn a_single_use_is_taken_once() {
         let delete = action("delete", Some("a"));
-        let spent = taken(granted(&delete).usage(&delete, &member("a"), false, now()));
+        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, now()));
         assert_eq!(spent.grant.uses_left, Some(0));
-        assert_eq!(spent.usage(&delete, &member("a"), false, now()), None);
+        // At the same time: what comes beside the first is another request.
+        assert_eq!(spent.usage(&delete, &member("a"), "gr-1", 0, now()), None);
+    }
+
+    #[test]
+    fn the_same_thing_once_more_within_seconds_is_the_same_use_and_nothing_else_is() {
+        let delete = action("delete", Some("a"));
+        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, now()));
+        let later = |millis: i64| now() + Duration::milliseconds(millis);
+        let again = |member: &Member, credential: &str, seen: u32, millis: i64| {
+            spent.usage(&delete, member, credential, seen, later(millis))
+        };
+        let names: Vec<_> = (0..MOST_REPEATS).map(|seen| again(&member("a"), "gr-1", seen, 1)).collect();
+        assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
+        assert!(names.iter().enumerate().all(|(n, name)| !names[..n].contains(name)), "each name once: {names:?}");
+        let otherwise = |effect: Option<&str>| Member { effect: effect.map(Into::into), ..member("a") };
+        assert_eq!(again(&member("a"), "gr-1", MOST_REPEATS, 1), None, "often enough");
+        assert_eq!(again(&otherwise(Some("orphaned")), "gr-1", 0, 1), None, "another effect");
+        assert_eq!(again(&otherwise(None), "gr-1", 0, 1), None, "no telling");
+        assert_eq!(again(&member("a"), "gr-2", 0, 1), None, "another token");
+        assert_eq!(again(&member("a"), "gr-1", 0, -1), None, "before");
+        assert_eq!(again(&member("a"), "gr-1", 0, 3_000), None, "much later");
+        assert_eq!(spent.usage(&action("update", Some("a")), &member("a"), "gr-1", 0, later(1)), None);
+    }
+
+    #[test]
+    fn a_signers_domain_goes_on_once_after_the_signer() {
+        let signer =
+            |name: &str| Action { name: Some(name.into()), ..Action::new("approve", "certificates.k8s.io", "signers") };
+        let later = now() + Duration::milliseconds(1);
+        let read = Member { effect: Some(String::new()), ..Member::default() };
+        let spent = taken(granted(&signer("a/*")).usage(&signer("a/x"), &read, "gr-1", 0, now()));
+        assert!(matches!(spent.usage(&signer("a/*"), &read, "gr-1", 0, later), Some(Usage::GoOn(_))));
+        assert_eq!(spent.usage(&signer("a/*"), &read, "gr-1", 1, later), None);
+        assert_eq!(spent.usage(&signer("b/*"), &read, "gr-1", 0, later), None);
+        assert_eq!(spent.usage(&signer("a/y"), &read, "gr-1", 0, later), None);
     }
 
     #[test]
     fn a_deletecollection_is_one_use_however_many_objects_it_has() {
         let delete = action("deletecollection", None);
-        let open = taken(granted(&delete).usage(&delete, &member("first"), false, now()));
-        let names: Vec<_> = ["second", "third"].map(|object| open.usage(&delete, &member(object), false, now())).into();
+        let open = taken(granted(&delete).usage(&delete, &member("first"), "gr-1", 0, now()));
+        let usage = |member: &Member, seen: u32, at: DateTime<Utc>| open.usage(&delete, member, "gr-1", seen, at);
+        let names: Vec<_> = ["first", "second", "third"].map(|object| usage(&member(object), 0, now())).into();
         assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
         assert_ne!(names[0], names[1]);
-        // An object that was seen already belongs to another request, and there is no use left for that.
-        assert_eq!(open.usage(&delete, &member("second"), true, now()), None);
+        assert_ne!(names[1], names[2]);
+        // An object that was seen often enough belongs to another request, and there is no use left for that.
+        assert_eq!(usage(&member("second"), MOST_REPEATS, now()), None);
+        // So does one that is deleted otherwise.
+        assert_eq!(usage(&Member { effect: Some("orphaned".into()), ..member("x") }, 0, now()), None);
         // Nor was there anything to delete that is newer than the request.
         let newer = Member { created_at: Some(now() + Duration::seconds(1)), ..member("fourth") };
-        assert_eq!(open.usage(&delete, &newer, false, now() + Duration::seconds(2)), None);
+        assert_eq!(usage(&newer, 0, now() + Duration::seconds(2)), None);
         // Nor for another collection, nor after the longest time that a request may take.
-        assert_eq!(
-            open.usage(&Action { namespace: Some("dev".into()), ..delete.clone() }, &member("x"), false, now()),
-            None
-        );
-        assert_eq!(open.usage(&delete, &member("fourth"), false, now() + COLLECTION_WINDOW), None);
+        let elsewhere = Action { namespace: Some("dev".into()), ..delete.clone() };
+        assert_eq!(open.usage(&elsewhere, &member("x"), "gr-1", 0, now()), None);
+        assert_eq!(usage(&member("fourth"), 0, now() + COLLECTION_WINDOW), None);
     }
 
     #[test]

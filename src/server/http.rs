@@ -22,14 +22,16 @@ use serde_json::{Map, Value};
 
 use super::app::App;
 use super::audit::{Event, Record, Source};
+use super::challenge::Whose;
+use super::config::Mode;
 use super::failure::Failure;
 use super::health::Health;
 use super::identity::Identity;
 use super::listen::{Handler, Peer, WebhookClient};
 use super::metrics::{self, Metrics};
-use super::{admit, authorize, challenge, exchange, grant, mint};
+use super::{admit, authorize, challenge, digest, exchange, explain, grant, history, mint};
 use crate::secret::Secret;
-use crate::wire::challenge::{ApiError, ChallengeRequest, Decline};
+use crate::wire::challenge::{ApiError, ChallengeRequest, Decline, LevelTerms, StepUpTerms, WebhookTerms};
 use crate::wire::review::{AdmissionReview, SubjectAccessReview};
 use crate::wire::token::TokenRequest;
 
@@ -70,9 +72,13 @@ impl Api {
             .route("/authorize/{digest}", post(authorize))
             .route("/admit", post(admit))
             .route("/admit/{digest}", post(admit))
+            .route("/v1/digest", get(personal_digest))
             .route("/v1/challenges", get(pending_challenges).post(request_challenges))
             .route("/v1/challenges/{id}/decline", post(decline))
+            .route("/v1/explain", post(explain))
+            .route("/v1/step-up", get(step_up_terms))
             .route("/v1/grants", get(grants))
+            .route("/v1/history", get(history))
             .route("/v1/grants/{id}", delete(revoke))
             .route("/token", post(token))
             .route("/.well-known/openid-configuration", get(discovery))
@@ -123,9 +129,13 @@ fn endpoint_of(path: &str) -> &'static str {
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",
+        "/v1/digest" => "digest",
+        "/v1/step-up" => "step-up",
         _ if path.starts_with("/authorize/") => "authorize",
         _ if path.starts_with("/admit/") => "admit",
         _ if path.starts_with("/v1/challenges") => "challenges",
+        "/v1/explain" => "explain",
+        "/v1/history" => "history",
         _ if path.starts_with("/v1/grants") => "grants",
         _ => "other",
     }
@@ -240,10 +250,49 @@ fn note_stale_rules(shared: &Shared, path: &str, now: DateTime<Utc>) {
 
 // People.
 
+async fn personal_digest(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    match shared.app.signer.sign_as(crate::wire::digest::TYPE, &digest::of(&shared.app, &asker, now)) {
+        Ok(signed) => Ok(not_stored(with_type(StatusCode::OK, "application/jwt", signed.expose().to_owned()))),
+        Err(problem) => {
+            tracing::error!(error = %problem, "a digest could not be signed");
+            Err(Problem::new(500, "server_error", "stepup-server cannot sign; its log says more"))
+        }
+    }
+}
+
+/// `all=true`: those that were raised for other base tokens of this person too.
 async fn pending_challenges(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
     let (now, source) = (Utc::now(), source_of(&request));
     let asker = asker(&shared, request.headers(), &source, now).await?;
-    Ok(personal(&challenge::pending(&shared.app, &asker, now).await?))
+    let whose = if asks_for_all(&request) { Whose::Person } else { Whose::Credential };
+    Ok(personal(&challenge::pending(&shared.app, &asker, whose, now).await?))
+}
+
+/// What the asker's identity provider has to bring for a step-up, as configured: clients try their own way against it.
+async fn step_up_terms(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let config = &shared.app.config;
+    let providers = &config.identity_providers;
+    let provider = providers
+        .iter()
+        .find(|provider| provider.name == asker.provider)
+        .ok_or_else(|| Problem::new(404, "not_found", "your identity provider is not in the configuration"))?;
+    Ok(personal(&StepUpTerms {
+        provider: provider.name.clone(),
+        audiences: provider.step_up_audiences.clone(),
+        levels: provider
+            .levels
+            .iter()
+            .map(|level| LevelTerms { name: level.name.clone(), acr_values: level.acr_values.clone() })
+            .collect(),
+        webhooks: Some(WebhookTerms {
+            admission: config.mode == Mode::Webhooks,
+            authorization: config.has_authorizer(),
+        }),
+    }))
 }
 
 async fn request_challenges(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
@@ -269,11 +318,41 @@ async fn decline(
     Ok(with_status(StatusCode::NO_CONTENT, Body::empty()))
 }
 
+async fn explain(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let wanted: ChallengeRequest = body_of(request).await?;
+    Ok(personal(&explain::explain(&shared.app, &asker, wanted, now).await?))
+}
+
 async fn grants(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
     let (now, source) = (Utc::now(), source_of(&request));
     let asker = asker(&shared, request.headers(), &source, now).await?;
-    let all = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "all=true"));
-    Ok(personal(&grant::list(&shared.app, &asker, all, now).await?))
+    Ok(personal(&grant::list(&shared.app, &asker, asks_for_all(&request), now).await?))
+}
+
+fn asks_for_all(request: &Asked) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "all=true"))
+}
+
+async fn history(State(shared): State<Arc<Shared>>, request: Asked) -> Outcome {
+    let (now, source) = (Utc::now(), source_of(&request));
+    let asker = asker(&shared, request.headers(), &source, now).await?;
+    let wanted = history_wanted(request.uri().query().unwrap_or_default()).map_err(Problem::invalid)?;
+    Ok(personal(&history::history(&shared.app, &asker, wanted, now).await?))
+}
+
+fn history_wanted(query: &str) -> Result<history::Wanted, String> {
+    let mut wanted = history::Wanted::default();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "user" => wanted.user = Some(value.into_owned()),
+            "limit" => wanted.limit = Some(value.parse().map_err(|_| "limit is not a number".to_owned())?),
+            "before" => wanted.before = Some(value.parse().map_err(|_| "before is not a time (RFC 3339)".to_owned())?),
+            _ => {}
+        }
+    }
+    Ok(wanted)
 }
 
 async fn revoke(State(shared): State<Arc<Shared>>, id: Result<Path<String>, PathRejection>, request: Asked) -> Outcome {
@@ -655,6 +734,93 @@ mod tests {
         let answer = client.get(world.url("/v1/challenges")).bearer_auth(world.token("kubernetes").expose());
         let list: Value = answer.send().await.unwrap().json().await.unwrap();
         assert_eq!((&list["user"], &list["challenges"]), (&json!("alice"), &json!([])));
+    }
+
+    #[tokio::test]
+    async fn explaining_tells_what_would_be_asked_and_leaves_no_trace() {
+        let world = World::new().await;
+        let before = world.audit_log();
+        let (person, base) = (world.client(None), world.token("kubernetes"));
+        let delete = |name: &str| json!({"verb": "delete", "resource": "namespaces", "name": name});
+        let wanted = json!({"actions": [delete("prod"), delete("dev")]});
+        let answer =
+            person.post(world.url("/v1/explain")).bearer_auth(base.expose()).json(&wanted).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let told: Value = answer.json().await.unwrap();
+        let protection = &told["actions"][0]["protection"];
+        assert_eq!((&told["user"], &told["canStepUp"]), (&json!("alice"), &json!(true)));
+        assert_eq!(protection["rules"][0]["name"], "delete-namespace");
+        assert_eq!(protection["grant"]["covers"], json!(["delete namespaces/prod"]));
+        assert_eq!(told["actions"][1]["protection"], json!(null));
+
+        let pending = person.get(world.url("/v1/challenges")).bearer_auth(base.expose()).send().await.unwrap();
+        assert_eq!(pending.json::<Value>().await.unwrap()["challenges"], json!([]));
+        assert_eq!(world.audit_log(), before);
+
+        let without_token = person.post(world.url("/v1/explain")).json(&wanted).send().await.unwrap();
+        assert_eq!(without_token.status(), 401);
+        for senseless in [json!({"actions": []}), json!({"actions": [{"verb": "*", "resource": "secrets"}]})] {
+            let answer = person.post(world.url("/v1/explain")).bearer_auth(base.expose()).json(&senseless);
+            assert_eq!(answer.send().await.unwrap().status(), 400);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_digest_is_signed_and_dated_and_about_who_asks() {
+        let world = World::new().await;
+        let client = world.client(None);
+        assert_eq!(client.get(world.url("/v1/digest")).send().await.unwrap().status(), 401);
+        let base = world.token("kubernetes");
+        let answer = client.get(world.url("/v1/digest")).bearer_auth(base.expose()).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/jwt");
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        let signed = answer.text().await.unwrap();
+
+        let header = jsonwebtoken::decode_header(&signed).unwrap();
+        assert_eq!(header.typ.as_deref(), Some(crate::wire::digest::TYPE));
+        let keys: jsonwebtoken::jwk::JwkSet =
+            client.get(world.url("/jwks")).send().await.unwrap().json().await.unwrap();
+        let key = jsonwebtoken::DecodingKey::from_jwk(keys.find(&header.kid.unwrap()).unwrap()).unwrap();
+        let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        validation.validate_aud = false;
+        validation.set_issuer(&["https://stepup.example.com"]);
+        let digest = jsonwebtoken::decode::<crate::wire::digest::Digest>(&signed, &key, &validation).unwrap().claims;
+        assert_eq!((digest.sub.as_str(), digest.exp - digest.iat), ("alice", 24 * 3600));
+        assert!(digest.protected.iter().any(|part| part.actions.iter().any(|pattern| pattern.verbs == ["delete"])));
+        // It is no token: it names no audience, and no server of ours takes it for a sign-in.
+        let as_base = client.get(world.url("/v1/grants")).bearer_auth(&signed).send().await.unwrap();
+        assert_eq!(as_base.status(), 401);
+    }
+
+    #[tokio::test]
+    async fn a_person_is_told_what_a_step_up_must_be_like() {
+        let world = World::new().await;
+        let url = world.url("/v1/step-up");
+        assert_eq!(world.client(None).get(&url).send().await.unwrap().status(), 401);
+        let answer = world.client(None).get(&url).bearer_auth(world.token("kubernetes").expose()).send().await.unwrap();
+        let terms: Value = answer.json().await.unwrap();
+        assert_eq!((&terms["provider"], &terms["audiences"]), (&json!("corp"), &json!(["kubernetes-step-up"])));
+        assert_eq!(terms["levels"][0], json!({"name": "mfa", "acrValues": ["urn:stepup:mfa"]}));
+        assert_eq!(terms["webhooks"], json!({"admission": true, "authorization": true}));
+    }
+
+    #[tokio::test]
+    async fn a_person_is_told_which_webhooks_there_are() {
+        for (mode, webhooks) in [
+            (Mode::Webhooks, json!({"admission": true, "authorization": false})),
+            (Mode::Groups, json!({"admission": false, "authorization": false})),
+        ] {
+            let world = World::with(|config| {
+                config.mode = mode;
+                // Nothing of it counts where there are no webhooks.
+                config.webhooks.authorization = mode == Mode::Groups;
+            })
+            .await;
+            let asked =
+                world.client(None).get(world.url("/v1/step-up")).bearer_auth(world.token("kubernetes").expose());
+            let terms: Value = asked.send().await.unwrap().json().await.unwrap();
+            assert_eq!(terms["webhooks"], webhooks);
+        }
     }
 
     #[tokio::test]

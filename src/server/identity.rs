@@ -23,8 +23,10 @@ use crate::secret::Secret;
 
 /// Largest token that is looked at. The API server takes headers of at most 1 MiB; real ID tokens have 1 to 4 KiB.
 pub const MAX_TOKEN: usize = 16 * 1024;
-/// How far the provider's clock may be ahead of ours.
-const LEEWAY: TimeDelta = TimeDelta::seconds(60);
+/// How far the provider's clock may be ahead of ours: two minutes, and what a token takes to get here. A sign-in may count
+/// as fresh for so much longer. A clock that is behind makes tokens expire and sign-ins age so much earlier, which needs
+/// no leeway to be safe, but a hint (`exchange`).
+pub(super) const LEEWAY: TimeDelta = TimeDelta::seconds(150);
 /// Signature algorithms that are accepted: asymmetric ones only (RFC 8725, section 3.2). With HS* everybody who knows
 /// the client's secret, or the public key where code mixes the two up, could sign.
 const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -78,6 +80,16 @@ pub enum Refused {
     /// No provider of that name in the configuration.
     #[error("the token's issuer {0:?} is none of this server's identity providers")]
     Issuer(String),
+    /// Almost.
+    #[error(
+        "the token's issuer is {stated:?}, the configuration says {configured:?}: only the slash at the end differs, but it has to be the same"
+    )]
+    IssuerSlash {
+        /// What the token says.
+        stated: String,
+        /// What the configuration says.
+        configured: String,
+    },
     /// The provider's keys cannot be had.
     #[error("the identity provider {provider:?} cannot be reached, so the token cannot be checked: {cause}")]
     ProviderUnavailable {
@@ -152,7 +164,7 @@ impl Refused {
             Self::Algorithm => "algorithm",
             Self::AccessToken => "access_token",
             Self::OwnToken => "own_token",
-            Self::Issuer(_) => "issuer",
+            Self::Issuer(_) | Self::IssuerSlash { .. } => "issuer",
             Self::ProviderUnavailable { .. } => "provider_unavailable",
             Self::UnknownKey(_) => "unknown_key",
             Self::KeyMismatch => "key_mismatch",
@@ -324,10 +336,16 @@ impl Identities {
         if same_issuer(issuer, &self.own_issuer) {
             return Err(Refused::OwnToken);
         }
-        self.providers
-            .iter()
-            .find(|trusted| same_issuer(&trusted.issuer, issuer))
-            .ok_or_else(|| Refused::Issuer(shortened(issuer).to_owned()))
+        let alike = |trusted: &&Trusted| same_issuer(&trusted.issuer, issuer);
+        let is_it = |trusted: &&Trusted| trusted.issuer == issuer;
+        match self.providers.iter().find(is_it).or_else(|| self.providers.iter().find(alike)) {
+            Some(trusted) if trusted.issuer == issuer => Ok(trusted),
+            // The API server refuses it too (RFC 7519, section 4.1.1: compared to the letter), and says less.
+            Some(trusted) => {
+                Err(Refused::IssuerSlash { stated: shortened(issuer).to_owned(), configured: trusted.issuer.clone() })
+            }
+            None => Err(Refused::Issuer(shortened(issuer).to_owned())),
+        }
     }
 }
 
@@ -751,6 +769,7 @@ mod tests {
             (json!({"iss": "https://evil.example.com"}), "issuer"),
             (json!({"iss": format!("{}.evil.example.com", world.provider.issuer)}), "issuer"),
             (json!({"iss": format!("{}//", world.provider.issuer)}), "issuer"),
+            (json!({"iss": format!("{}/", world.provider.issuer)}), "issuer"),
             (json!({"iss": "REMOVE"}), "claim"),
             (json!({"iss": [world.provider.issuer]}), "claim"),
             (json!({"iss": "https://stepup.example.com"}), "own_token"),
@@ -771,14 +790,14 @@ mod tests {
             (json!({"exp": 1e300}), "claim"),
             (json!({"exp": -1}), "claim"),
             (json!({"exp": u64::MAX}), "claim"),
-            (json!({"nbf": NOW + 61}), "not_yet_valid"),
+            (json!({"nbf": NOW + 151}), "not_yet_valid"),
             (json!({"nbf": true}), "claim"),
             (json!({"iat": NOW + 86_400}), "issued_in_future"),
             (json!({"iat": "REMOVE"}), "claim"),
             (json!({"auth_time": "REMOVE"}), "no_auth_time"),
             (json!({"auth_time": null}), "no_auth_time"),
             (json!({"auth_time": "now"}), "claim"),
-            (json!({"auth_time": NOW + 61}), "auth_time_in_future"),
+            (json!({"auth_time": NOW + 151}), "auth_time_in_future"),
             (json!({"acr": ["urn:stepup:mfa"]}), "claim"),
             (json!({"jti": 7}), "claim"),
             (json!({"sub": "REMOVE"}), "claim"),
@@ -797,13 +816,12 @@ mod tests {
     async fn odd_but_right_claims_are_accepted() {
         let world = World::new().await;
         for changes in [
-            json!({"iss": format!("{}/", world.provider.issuer)}),
             json!({"aud": ["kubernetes-step-up"]}),
             json!({"aud": ["other", "kubernetes-step-up"], "azp": "kubernetes-step-up"}),
             // Cross-client tokens of Google and Keycloak: one audience, and the client that asked for it.
             json!({"azp": "other"}),
             json!({"exp": 1_800_000_010.5}),
-            json!({"nbf": NOW + 60, "iat": NOW + 60, "auth_time": NOW + 60}),
+            json!({"nbf": NOW + 120, "iat": NOW + 120, "auth_time": NOW + 120}),
             json!({"groups": "REMOVE"}),
             json!({"groups": null}),
             json!({"groups": "dev"}),
@@ -1077,6 +1095,48 @@ mod tests {
             let refused = world.step_up_with(json!({})).await.unwrap_err();
             assert!(refused.is_unavailable() && refused.to_string().contains(told), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_issuer_is_the_same_to_the_letter_and_a_slash_too_many_is_named() {
+        // The configuration has a slash that the provider does not, or the other way round.
+        for (configured, stated) in [("/", ""), ("", "/")] {
+            let world = World::with(|entry| entry.issuer.push_str(configured)).await;
+            let issuer = format!("{}{stated}", world.provider.issuer);
+            world.provider.discovery(&issuer);
+            let refused = world.step_up_with(json!({"iss": issuer})).await.unwrap_err();
+            assert!(refused.to_string().contains("only the slash at the end differs"), "{refused}");
+            let other = format!("{}{configured}", world.provider.issuer);
+            let refused = world.step_up_with(json!({"iss": other})).await.unwrap_err();
+            assert!(refused.is_unavailable(), "{refused}");
+            assert!(refused.to_string().contains("only the slash at the end differs"), "{refused}");
+        }
+        let world = World::with(|entry| entry.issuer.push('/')).await;
+        let issuer = format!("{}/", world.provider.issuer);
+        world.provider.discovery(&issuer);
+        assert!(world.step_up_with(json!({"iss": issuer})).await.is_ok(), "some issuers really end in a slash");
+    }
+
+    #[tokio::test]
+    async fn two_minutes_between_the_clocks_are_tolerated() {
+        let world = World::new().await;
+        let made = |at: i64| json!({"iat": at, "nbf": at, "auth_time": at, "exp": at + 300});
+        for difference in [-120, 120] {
+            let identity = world.step_up_with(made(NOW + difference)).await.unwrap();
+            assert_eq!(identity.auth_time, Some(later(difference)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_provider_on_ipv6_is_one_too() {
+        let key = SigningKey::p256();
+        let provider = FakeProvider::start_at("[::1]:0", &[key.jwk("k1")]).await;
+        let identities = Identities::new(&config(provider.dir.path(), vec![provider.entry()])).unwrap();
+        let claims = json!({
+            "iss": provider.issuer, "aud": "kubernetes-step-up", "sub": "alice", "iat": NOW, "exp": NOW + 300, "auth_time": NOW,
+        });
+        assert!(provider.issuer.starts_with("https://[::1]:"), "{}", provider.issuer);
+        assert_eq!(identities.verify_step_up(&key.token("ES256", "k1", &claims), now()).await.unwrap().user, "alice");
     }
 
     #[tokio::test]

@@ -97,7 +97,7 @@ pub enum TlsError {
 pub struct Tls {
     certificate: PathBuf,
     key: PathBuf,
-    clients: WebhookClients,
+    clients: Option<WebhookClients>,
     current: RwLock<Loaded>,
 }
 
@@ -112,14 +112,14 @@ impl Tls {
     pub fn open(config: &Config) -> Result<Self, TlsError> {
         let (certificate, key, clients) =
             (config.tls.certificate.clone(), config.tls.key.clone(), config.webhook_clients.clone());
-        let current = load(&TlsFiles::read(&certificate, &key, &clients)?)?;
+        let current = load(&TlsFiles::read(&certificate, &key, clients.as_ref())?)?;
         Ok(Self { certificate, key, clients, current: RwLock::new(current) })
     }
 
     /// Reads the files again. `true`: they have changed, and new connections get the new ones. After a failure the old
     /// ones stay.
     pub fn refresh(&self) -> Result<bool, TlsError> {
-        let files = TlsFiles::read(&self.certificate, &self.key, &self.clients)?;
+        let files = TlsFiles::read(&self.certificate, &self.key, self.clients.as_ref())?;
         if files.digest() == self.current().digest {
             return Ok(false);
         }
@@ -137,22 +137,27 @@ impl Tls {
 struct TlsFiles<'p> {
     certificate: (&'p PathBuf, Vec<u8>),
     key: (&'p PathBuf, zeroize::Zeroizing<Vec<u8>>),
-    client_ca: (&'p PathBuf, Vec<u8>),
+    /// Nobody sends reviews where there is none.
+    client_ca: Option<(&'p PathBuf, Vec<u8>)>,
 }
 
 impl<'p> TlsFiles<'p> {
-    fn read(certificate: &'p PathBuf, key: &'p PathBuf, clients: &'p WebhookClients) -> Result<Self, TlsError> {
+    fn read(certificate: &'p PathBuf, key: &'p PathBuf, clients: Option<&'p WebhookClients>) -> Result<Self, TlsError> {
         let read = |path: &PathBuf| fs::read(path).map_err(|source| TlsError::Read { path: path.clone(), source });
         Ok(Self {
             certificate: (certificate, read(certificate)?),
             key: (key, zeroize::Zeroizing::new(read(key)?)),
-            client_ca: (&clients.ca, read(&clients.ca)?),
+            client_ca: match clients {
+                Some(clients) => Some((&clients.ca, read(&clients.ca)?)),
+                None => None,
+            },
         })
     }
 
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for content in [&self.certificate.1, &*self.key.1, &self.client_ca.1] {
+        let client_ca = self.client_ca.iter().map(|(_, content)| content);
+        for content in [&self.certificate.1, &*self.key.1].into_iter().chain(client_ca) {
             digest.update((content.len() as u64).to_be_bytes());
             digest.update(content);
         }
@@ -164,12 +169,17 @@ fn load(files: &TlsFiles<'_>) -> Result<Loaded, TlsError> {
     let wrong = |path: &PathBuf, problem: String| TlsError::Content { path: path.clone(), problem };
     let provider = Arc::new(aws_lc_rs::default_provider());
 
-    let mut authorities = RootCertStore::empty();
-    authorities.add_parsable_certificates(certificates(&files.client_ca)?);
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| wrong(files.client_ca.0, format!("cannot be used as a client CA: {error}")))?;
+    let verifier = match &files.client_ca {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(client_ca) => {
+            let mut authorities = RootCertStore::empty();
+            authorities.add_parsable_certificates(certificates(client_ca)?);
+            WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| wrong(client_ca.0, format!("cannot be used as a client CA: {error}")))?
+        }
+    };
 
     let key = PrivateKeyDer::from_pem_slice(&files.key.1)
         .map_err(|_| wrong(files.key.0, "holds no PEM private key".to_owned()))?;
@@ -284,7 +294,7 @@ async fn connection<H: Handler>(
         }
         Err(_) => return handler.metrics().connection_refused("handshake_timeout"),
     };
-    let webhook_client = webhook_client(&stream, &common.tls.clients.names);
+    let webhook_client = webhook_client(&stream, common.tls.clients.as_ref());
     let pool = match webhook_client {
         WebhookClient::Allowed(_) => &common.pools.webhooks,
         _ => &common.pools.others,
@@ -395,8 +405,9 @@ impl Drop for Busy {
 }
 
 /// What the verified certificate says. rustls has checked its chain, its dates and that it is for clients.
-fn webhook_client(stream: &TlsStream<TcpStream>, allowed: &[String]) -> WebhookClient {
-    let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) else {
+fn webhook_client(stream: &TlsStream<TcpStream>, clients: Option<&WebhookClients>) -> WebhookClient {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let (Some(certificate), Some(WebhookClients { names: allowed, .. })) = (certificate, clients) else {
         return WebhookClient::NoCertificate;
     };
     let names = names_of(certificate);
@@ -518,7 +529,7 @@ mod tests {
             (vec!["kube"], ("kube-apiserver", vec!["*"]), "OtherName([\"kube-apiserver\", \"*\"])"),
         ] {
             let names = allowed.iter().map(ToString::to_string).collect();
-            let world = World::with(|config| config.webhook_clients.names = names).await;
+            let world = World::with(|config| config.webhook_clients.as_mut().unwrap().names = names).await;
             let certificate = world.clients.issue(certificate.0, &certificate.1);
             let seen = world.seen(Some(&certificate)).await.unwrap();
             assert!(seen.ends_with(expected), "{seen}");

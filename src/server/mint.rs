@@ -27,7 +27,8 @@ use super::config::Algorithm;
 use crate::secret::Secret;
 
 /// How long a new key is only published before it signs. The API server re-reads our keys when it meets one that it does
-/// not know, but not more often than every few minutes once that failed.
+/// not know, unless it has within `max-age` less half a minute (`remoteKeySet` of its go-oidc): whatever it has read by then
+/// has the new one.
 const PROPAGATION: TimeDelta = TimeDelta::minutes(10);
 /// Largest file that is read as a key.
 const MAX_KEY_FILE: u64 = 64 * 1024;
@@ -133,6 +134,27 @@ impl Signer {
         Ok(Self { dir: dir.to_owned(), sign_with, keys: RwLock::new(Arc::new(keys)) })
     }
 
+    /// Everything that [`Signer::open`] would stumble over, without making anything. `true`: it would make a key.
+    pub fn check(dir: &Path, sign_with: Algorithm) -> Result<bool, Vec<KeyError>> {
+        if !dir.exists() {
+            return Ok(true);
+        }
+        let mut problems: Vec<KeyError> = refuse_exposed_dir(dir).err().into_iter().collect();
+        let mut can_sign = false;
+        match key_files(dir) {
+            Ok(files) => {
+                for file in files {
+                    match SigningKey::read(&file) {
+                        Ok(key) => can_sign |= key.algorithm == sign_with,
+                        Err(problem) => problems.push(problem),
+                    }
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+        if problems.is_empty() { Ok(!can_sign) } else { Err(problems) }
+    }
+
     /// Reads the directory again: keys may have come or gone, or have become old enough to sign. After a failure the
     /// keys stay as they were.
     pub fn refresh(&self, now: DateTime<Utc>) -> Result<(), KeyError> {
@@ -143,9 +165,15 @@ impl Signer {
 
     /// Signs `claims`.
     pub fn sign(&self, claims: &impl Serialize) -> Result<Secret, KeyError> {
+        self.sign_as("JWT", claims)
+    }
+
+    /// Signs `claims`, with this `typ` in the header (RFC 7515, section 4.1.9).
+    pub fn sign_as(&self, kind: &str, claims: &impl Serialize) -> Result<Secret, KeyError> {
         let keys = self.keys();
         let key = &keys.all[keys.current];
         let mut header = Header::new(key.algorithm.into());
+        header.typ = Some(kind.to_owned());
         header.kid = Some(key.kid.clone());
         let token = jsonwebtoken::encode(&header, claims, &key.private).map_err(|_| KeyError::Crypto("sign"))?;
         Ok(Secret::new(token))
@@ -234,21 +262,34 @@ impl SigningKey {
     }
 }
 
-/// The `*.pem` files of the directory.
+/// The keys of the directory, each once.
 fn read_keys(dir: &Path) -> Result<Vec<SigningKey>, KeyError> {
-    // Whoever may write here can put in a key of their own. To see the names harms nobody.
-    refuse_exposed(dir, fs::metadata(dir).map_err(at(dir))?.mode(), 0o022, 0o700)?;
+    refuse_exposed_dir(dir)?;
     let mut keys = Vec::<SigningKey>::new();
-    for entry in fs::read_dir(dir).map_err(at(dir))? {
-        let path = entry.map_err(at(dir))?.path();
-        if path.extension().is_some_and(|extension| extension == "pem") {
-            let key = SigningKey::read(&path)?;
-            if keys.iter().all(|other| other.kid != key.kid) {
-                keys.push(key);
-            }
+    for path in key_files(dir)? {
+        let key = SigningKey::read(&path)?;
+        if keys.iter().all(|other| other.kid != key.kid) {
+            keys.push(key);
         }
     }
     Ok(keys)
+}
+
+/// The `*.pem` files of the directory.
+fn key_files(dir: &Path) -> Result<Vec<PathBuf>, KeyError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let path = entry.map_err(at(dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Whoever may write here can put in a key of their own. To see the names harms nobody.
+fn refuse_exposed_dir(dir: &Path) -> Result<(), KeyError> {
+    refuse_exposed(dir, fs::metadata(dir).map_err(at(dir))?.mode(), 0o022, 0o700)
 }
 
 fn refuse_exposed(path: &Path, mode: u32, forbidden: u32, wanted: u32) -> Result<(), KeyError> {
@@ -347,6 +388,34 @@ mod tests {
         let again = Signer::open(&dir, Algorithm::Es256, now()).unwrap();
         assert_eq!(names(&dir), files);
         assert_eq!(again.status(), signer.status());
+    }
+
+    #[test]
+    fn a_check_finds_every_bad_key_and_makes_none() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("keys");
+        assert!(Signer::check(&dir, Algorithm::Es256).unwrap());
+        assert!(!dir.exists());
+
+        Signer::open(&dir, Algorithm::Es256, now()).unwrap();
+        assert!(!Signer::check(&dir, Algorithm::Es256).unwrap());
+        let files = names(&dir);
+        fs::remove_file(dir.join(&files[1])).unwrap();
+        assert!(Signer::check(&dir, Algorithm::Rs256).unwrap(), "one for RS256 would be made");
+
+        fs::set_permissions(dir.join(&files[0]), Permissions::from_mode(0o644)).unwrap();
+        fs::write(dir.join("torn.pem"), "-----BEGIN PRIVATE KEY-----\n").unwrap();
+        fs::set_permissions(dir.join("torn.pem"), Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+        let told: Vec<_> = Signer::check(&dir, Algorithm::Es256).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        let told = told.join("\n");
+        for part in ["keys has mode 0777", ".pem has mode 0644", "torn.pem is not a P-256"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Signer::check(&file, Algorithm::Es256).is_err(), "a file for a directory");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! to send us at all is `matching`.
 
 pub mod condition;
+pub mod groups;
 mod index;
 pub mod matching;
 mod read;
@@ -12,12 +13,14 @@ mod read;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
 use regex::Regex;
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 use self::condition::{Condition, Facts};
 use self::index::Index;
@@ -35,6 +38,7 @@ pub struct Policy {
     index: Index,
     matching: Matching,
     warnings: Vec<String>,
+    digest: String,
 }
 
 /// One request, as a webhook or a person describes it.
@@ -115,11 +119,18 @@ pub struct Requirement {
     pub covers: Vec<String>,
     /// Groups that the elevated token will add.
     pub groups: Vec<String>,
+    /// Whether nobody looks its groups up, so that its token is good until it expires.
+    pub irrevocable: bool,
     /// Conditions that could not be evaluated and therefore count as met: `rule: error`. For the log.
     pub faults: Vec<String>,
 }
 
 impl Requirement {
+    /// Whether its grant would open `action`. One that RBAC enforces by groups opens what its rules plainly say.
+    pub fn opens(&self, action: &Action) -> bool {
+        self.permits.iter().any(|pattern| pattern.permits(action))
+    }
+
     /// Values of `acr` that satisfy it when `provider` says them, most wanted first.
     pub fn acr_values_for(&self, provider: &str) -> &[String] {
         self.acr_by_provider.get(provider).map_or(&[], Vec::as_slice)
@@ -178,6 +189,21 @@ pub struct Rule {
     ttl: Duration,
     uses: Option<u32>,
     covers: Covers,
+    /// Whether RBAC enforces it by a group of its own, so that a grant can open what the group opens and nothing else.
+    by_group: bool,
+    /// Whether nobody looks the groups of its grants up, so that they are good until the token expires.
+    irrevocable: bool,
+}
+
+impl Rule {
+    /// The cluster roles that it lets people assume, as it names them: globs too.
+    pub fn assumed_roles(&self) -> impl Iterator<Item = &str> {
+        let assumes = |pattern: &&ActionPattern| {
+            pattern.verbs.iter().any(|verb| verb == "assume")
+                && pattern.resources.iter().any(|resource| resource == "clusterroles")
+        };
+        self.actions.iter().filter(assumes).flat_map(|pattern| &pattern.names).map(String::as_str)
+    }
 }
 
 /// What a rule does about the requests it protects.
@@ -278,7 +304,7 @@ impl Policy {
             }
         }
         let matching = Matching::of(&rules);
-        Ok(Self { rules, index, matching, warnings })
+        Ok(Self { rules, index, matching, warnings, digest: digest(text.as_bytes()) })
     }
 
     /// What the policy says of a request.
@@ -322,6 +348,18 @@ impl Policy {
         }
     }
 
+    /// What these rules require of an action that they were found to protect before: their conditions are not looked at
+    /// again. `None`: one of them asks that of nobody any more, or not of this user.
+    pub fn under(&self, rules: &[String], user: &str, groups: &[String], action: &Action) -> Option<Requirement> {
+        let asks = |rule: &&Rule| {
+            rule.enforcement == Enforcement::Enforce
+                && rule.subjects.include(user, groups)
+                && rule.actions.iter().any(|pattern| pattern.protects(action))
+        };
+        let named = rules.iter().map(|name| self.rules.iter().find(|rule| rule.name == *name).filter(asks));
+        merge(&named.collect::<Option<Vec<_>>>()?, action, Vec::new())
+    }
+
     /// The rules, in the order of the file; the guardrails last.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -337,6 +375,11 @@ impl Policy {
         &self.matching
     }
 
+    /// Digest of the text that it was compiled from: SHA-256, in hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
     /// Digest, in hex, of the match rules that `render` derives from this policy: it is the last part of the webhook
     /// addresses there, so that a stale rendering is noticed.
     pub fn match_digest(&self) -> &str {
@@ -347,6 +390,14 @@ impl Policy {
     pub fn longest_ttl(&self) -> Duration {
         self.rules.iter().map(|rule| rule.ttl).max().unwrap_or_default()
     }
+}
+
+/// Digest of a policy's text, as [`Policy::digest`] has it.
+pub fn digest(text: &[u8]) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 /// One requirement that satisfies every one of `rules`.
@@ -377,6 +428,7 @@ fn merge(rules: &[&Rule], action: &Action, faults: Vec<String>) -> Option<Requir
         },
         permits,
         groups: distinct(rules.iter().flat_map(|rule| &rule.groups).cloned()),
+        irrevocable: rules.iter().any(|rule| rule.irrevocable),
         faults,
     })
 }
@@ -386,12 +438,15 @@ fn permitted(rules: &[&Rule], action: &Action, covers: Covers) -> Vec<ActionPatt
     let mut permits = match covers {
         Covers::Object => vec![ActionPattern::exactly(action)],
         Covers::Kind => vec![ActionPattern::of_kind(action)],
+        // What is in no namespace has no neighbours there, and the whole rule would be far more than that.
+        Covers::Namespace if action.namespace.is_none() => vec![ActionPattern::of_kind(action)],
         Covers::Namespace => own().map(|pattern| pattern.in_namespace(action.namespace.as_deref())).collect(),
         Covers::Rule => own().collect(),
     };
     // A rule's own patterns lean wide when they protect and narrow when they permit: a protected `get` protects `list`,
-    // and does not permit it. What was asked for is always granted.
-    if !permits.iter().any(|pattern| pattern.permits(action)) {
+    // and does not permit it. What was asked for is always granted, unless a group has to open it.
+    let by_group = rules.iter().any(|rule| rule.by_group);
+    if !by_group && !permits.iter().any(|pattern| pattern.permits(action)) {
         permits.push(ActionPattern::exactly(action));
     }
     permits

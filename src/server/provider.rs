@@ -287,9 +287,12 @@ impl Provider {
         // OIDC Discovery 4.1: a trailing slash of the issuer is removed first.
         let url = format!("{}/.well-known/openid-configuration", self.issuer.strip_suffix('/').unwrap_or(&self.issuer));
         let (document, date) = self.get::<Discovery>(&url).await?;
-        if !same_issuer(&document.issuer, &self.issuer) {
+        // OIDC Discovery 4.3: the same to the letter. The API server, which is told what the configuration says, has it so.
+        if document.issuer != self.issuer {
+            let hint =
+                if same_issuer(&document.issuer, &self.issuer) { ": only the slash at the end differs" } else { "" };
             return Err(format!(
-                "{url} says that its issuer is {:?}, the configuration says {:?}",
+                "{url} says that its issuer is {:?}, the configuration says {:?}{hint}",
                 shortened(&document.issuer),
                 self.issuer
             ));

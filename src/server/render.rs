@@ -12,8 +12,10 @@ use url::Url;
 
 use crate::action::is_glob;
 use crate::server::cli::Part;
-use crate::server::config::{Claim, Config, IdentityProvider};
-use crate::server::policy::Policy;
+use crate::server::config::{Claim, Config, IdentityProvider, Mode};
+use crate::server::policy::groups::{self, Opened, RoleRule};
+use crate::server::policy::matching::{Matched, NOTHING};
+use crate::server::policy::{Policy, Rule};
 
 /// One file for the cluster.
 #[derive(Debug)]
@@ -48,10 +50,16 @@ pub enum RenderError {
 const USUAL_DIRECTORY: &str = "/etc/kubernetes/stepup";
 /// Name of the webhook; the API server puts it in front of our audit annotations.
 const WEBHOOK_NAME: &str = "admit.kubectl-stepup.io";
+/// Name of the webhook for rules that only record.
+const RECORD_WEBHOOK_NAME: &str = "record.kubectl-stepup.io";
+/// Name of the file of [`Part::Rbac`], which is left out where no rule gives a role out.
+pub const RBAC_FILE: &str = "rbac.yaml";
 /// Within this the API server wants its answer. Protected requests wait that long when we are gone, no others.
 const TIMEOUT_SECONDS: u8 = 5;
+/// The same for what is only recorded: so long it may be held up when we are gone, and no longer.
+const RECORD_TIMEOUT_SECONDS: u8 = 1;
 
-/// All documents; `directory` is where the API server will find them, unless `webhooks.directory` says otherwise.
+/// All documents that there is something to say in; `directory` is where the API server will find them, unless `webhooks.directory` says otherwise.
 pub fn render(config: &Config, policy: &Policy, directory: Option<&Path>) -> Result<Vec<Document>, RenderError> {
     let directory = config.webhooks.directory.as_deref().or(directory).unwrap_or(Path::new(USUAL_DIRECTORY));
     let renderer = Renderer {
@@ -61,6 +69,10 @@ pub fn render(config: &Config, policy: &Policy, directory: Option<&Path>) -> Res
         ca: certificate(config.tls.ca.as_ref().unwrap_or(&config.tls.certificate))?,
     };
     let mut documents = vec![document(Part::Authentication, "authentication.yaml", renderer.authentication()?)];
+    if config.mode == Mode::Groups {
+        documents.extend(renderer.rbac().map(|text| document(Part::Rbac, RBAC_FILE, text)));
+        return Ok(documents);
+    }
     if config.webhooks.authorization {
         documents.push(document(Part::Authorization, "authorization.yaml", renderer.authorization()));
         documents.push(document(Part::WebhookKubeconfig, "webhook-kubeconfig.yaml", renderer.webhook_kubeconfig()?));
@@ -70,8 +82,8 @@ pub fn render(config: &Config, policy: &Policy, directory: Option<&Path>) -> Res
         document(Part::AdmissionControl, "admission-control.yaml", renderer.admission_control()),
         document(Part::AdmissionKubeconfig, "admission-kubeconfig.yaml", kubeconfig),
         document(Part::Admission, "validating-webhook.yaml", renderer.admission()),
-        document(Part::Rbac, "rbac.yaml", renderer.rbac()),
     ]);
+    documents.extend(renderer.rbac().map(|text| document(Part::Rbac, RBAC_FILE, text)));
     Ok(documents)
 }
 
@@ -144,44 +156,71 @@ jwt:
     }
 
     fn authorization(&self) -> String {
-        let kubeconfig = self.directory.join("webhook-kubeconfig.yaml");
-        let condition = self.policy.matching().authorization();
-        format!(
-            "\
+        let mut text = "\
 # For the API server's --authorization-config (instead of --authorization-mode). Rendered by stepup-server from the
 # policy; render again when the policy changes. The API server takes changes of this file up by itself.
 apiVersion: apiserver.config.k8s.io/v1
 kind: AuthorizationConfiguration
 authorizers:
 # Denies, or has no opinion; it never allows. RBAC still decides.
+"
+        .to_owned();
+        let matching = self.policy.matching();
+        let enforced = matching.enforced().authorization();
+        text += &self.authorizer(
+            "stepup",
+            TIMEOUT_SECONDS,
+            "\
+    # What is protected stays protected when stepup-server is down. Everything else is not asked about.
+    failurePolicy: Deny
+",
+            "\
+    # What admission webhooks are not called for: reads, impersonation and the like, other paths, reviews, and admission's
+    # own configuration; and whoever carries a group that only a grant gives.
+",
+            &[enforced.to_owned()],
+        );
+        let recorded = matching.recorded().authorization();
+        if recorded != NOTHING {
+            text += &self.authorizer(
+                "stepup-record",
+                RECORD_TIMEOUT_SECONDS,
+                "\
+    # Rules with `enforcement: audit` stand in nobody's way.
+    failurePolicy: NoOpinion
+",
+                "    # What only they are about.\n",
+                &[recorded.to_owned(), format!("!(\n{enforced}\n)")],
+            );
+        }
+        text + "- type: Node\n  name: node\n- type: RBAC\n  name: rbac\n"
+    }
+
+    fn authorizer(&self, name: &str, timeout: u8, failure: &str, about: &str, conditions: &[String]) -> String {
+        let kubeconfig = quoted(&self.directory.join("webhook-kubeconfig.yaml").display().to_string());
+        let mut text = format!(
+            "\
 - type: Webhook
-  name: stepup
+  name: {name}
   webhook:
     # Nothing is cached: a grant can be used up or revoked at any time. The times must be set nevertheless.
     cacheAuthorizedRequests: false
     authorizedTTL: 1s
     cacheUnauthorizedRequests: false
     unauthorizedTTL: 1s
-    timeout: {TIMEOUT_SECONDS}s
+    timeout: {timeout}s
     subjectAccessReviewVersion: v1
     matchConditionSubjectAccessReviewVersion: v1
-    # What is protected stays protected when stepup-server is down. Everything else is not asked about.
-    failurePolicy: Deny
-    connectionInfo:
+{failure}    connectionInfo:
       type: KubeConfigFile
       kubeConfigFile: {kubeconfig}
-    # What admission webhooks are not called for: reads, impersonation and the like, other paths, and admission's own
-    # configuration; and whoever carries a group that only a grant gives.
-    matchConditions:
-    - expression: {condition}
-- type: Node
-  name: node
-- type: RBAC
-  name: rbac
-",
-            kubeconfig = quoted(&kubeconfig.display().to_string()),
-            condition = block(condition, 8),
-        )
+{about}    matchConditions:
+"
+        );
+        for condition in conditions {
+            put(&mut text, format_args!("    - expression: {}", block(condition, 8)));
+        }
+        text
     }
 
     fn webhook_kubeconfig(&self) -> Result<String, RenderError> {
@@ -263,30 +302,50 @@ metadata:
   name: kubectl-stepup
 "
         .to_owned();
-        if matching.admission_rules().is_empty() {
+        let (enforced, recorded) = (matching.enforced(), matching.recorded());
+        if [enforced, recorded].iter().all(|matched| matched.admission_rules().is_empty()) {
             text += "# The policy protects nothing that admission sees.\nwebhooks: []\n";
             return text;
         }
-        put(&mut text, format_args!("webhooks:\n- name: {WEBHOOK_NAME}\n  clientConfig:"));
+        text += "webhooks:\n";
+        if !enforced.admission_rules().is_empty() {
+            let failure = "  # What is protected stays protected when stepup-server is down. Everything else is not asked about.\n  failurePolicy: Fail";
+            let conditions = [("protected", enforced.admission().to_owned())];
+            text += &self.webhook(WEBHOOK_NAME, TIMEOUT_SECONDS, failure, enforced, &conditions);
+        }
+        if !recorded.admission_rules().is_empty() {
+            let failure = "  # Rules with `enforcement: audit` stand in nobody's way.\n  failurePolicy: Ignore";
+            let mut conditions = vec![("recorded", recorded.admission().to_owned())];
+            if !enforced.admission_rules().is_empty() {
+                conditions.push(("not-protected", format!("!(\n{}\n)", enforced.admission())));
+            }
+            text += &self.webhook(RECORD_WEBHOOK_NAME, RECORD_TIMEOUT_SECONDS, failure, recorded, &conditions);
+        }
+        text
+    }
+
+    fn webhook(
+        &self,
+        name: &str,
+        timeout: u8,
+        failure: &str,
+        matched: &Matched,
+        conditions: &[(&str, String)],
+    ) -> String {
+        let mut text = format!("- name: {name}\n  clientConfig:\n");
         // The last part of the path is the digest of what is matched. A query is not allowed here.
         put(&mut text, format_args!("    url: {}\n    caBundle: {}", quoted(&self.url("admit")), base64(&self.ca)));
         put(&mut text, format_args!("  admissionReviewVersions: [v1]"));
         put(&mut text, format_args!("  # A dry run consumes no grant; it is recorded."));
         put(&mut text, format_args!("  sideEffects: NoneOnDryRun"));
+        put(&mut text, format_args!("{failure}\n  timeoutSeconds: {timeout}"));
         put(
             &mut text,
             format_args!(
-                "  # What is protected stays protected when stepup-server is down. Everything else is not asked about."
+                "  # Also where the same objects are reached by another API group.\n  matchPolicy: Equivalent\n  rules:"
             ),
         );
-        put(&mut text, format_args!("  failurePolicy: Fail\n  timeoutSeconds: {TIMEOUT_SECONDS}"));
-        put(
-            &mut text,
-            format_args!(
-                "  # By whatever API version a protected object is reached.\n  matchPolicy: Equivalent\n  rules:"
-            ),
-        );
-        for rule in matching.admission_rules() {
+        for rule in matched.admission_rules() {
             put(&mut text, format_args!("  - apiGroups: {}\n    apiVersions: [\"*\"]", list(&rule.api_groups)));
             put(
                 &mut text,
@@ -294,55 +353,149 @@ metadata:
             );
             put(&mut text, format_args!("    scope: \"*\""));
         }
-        put(&mut text, format_args!("  matchConditions:\n  - name: protected"));
-        put(&mut text, format_args!("    expression: {}", block(matching.admission(), 6)));
+        put(&mut text, format_args!("  matchConditions:"));
+        for (name, condition) in conditions {
+            put(&mut text, format_args!("  - name: {name}\n    expression: {}", block(condition, 6)));
+        }
         text
     }
 
-    fn rbac(&self) -> String {
-        let mut bindings = BTreeSet::new();
-        let mut open = BTreeSet::new();
-        for rule in self.policy.rules() {
-            for pattern in rule.actions.iter().filter(|pattern| pattern.verbs.iter().any(|verb| verb == "assume")) {
-                let roles = pattern.resources.iter().any(|resource| resource == "clusterroles");
-                for role in pattern.names.iter().filter(|_| roles) {
-                    if is_glob(role) {
-                        open.insert((rule.name.as_str(), role.as_str()));
-                    } else {
-                        let role = role.strip_prefix('=').unwrap_or(role);
-                        bindings.extend(rule.groups.iter().map(|group| (group.as_str(), role)));
-                    }
-                }
+    /// `None` where nothing is to be bound: `kubectl apply` refuses a list of nothing.
+    fn rbac(&self) -> Option<String> {
+        let bindings: BTreeSet<(&str, &str)> = (self.policy.rules().iter())
+            .flat_map(|rule| {
+                let roles = rule.assumed_roles().filter(|role| !is_glob(role));
+                roles
+                    .map(|role| role.strip_prefix('=').unwrap_or(role))
+                    .flat_map(|role| rule.groups.iter().map(move |group| (group.as_str(), role)))
+            })
+            .collect();
+        let mut items = String::new();
+        if self.config.mode == Mode::Groups {
+            for rule in self.policy.rules() {
+                items += &opening(rule, &groups::opened(rule, self.policy.rules()));
             }
         }
-        let mut text = "\
-# To apply with kubectl. What the groups that only a grant gives may do: the roles that rules let people assume.
-apiVersion: v1
-kind: List
-"
-        .to_owned();
-        for (rule, role) in open {
-            put(&mut text, format_args!("# Rule {rule} names cluster roles as {role}: bind those yourself."));
-        }
-        if bindings.is_empty() {
-            text += "items: []\n";
-            return text;
-        }
-        text += "items:\n";
         for (group, role) in bindings {
-            put(&mut text, format_args!("- apiVersion: rbac.authorization.k8s.io/v1\n  kind: ClusterRoleBinding"));
-            put(&mut text, format_args!("  metadata:\n    name: {}", quoted(&format!("{group}:{role}"))));
-            put(&mut text, format_args!("  subjects:\n  - apiGroup: rbac.authorization.k8s.io\n    kind: Group"));
-            put(&mut text, format_args!("    name: {}", quoted(group)));
-            put(&mut text, format_args!("  roleRef:\n    apiGroup: rbac.authorization.k8s.io\n    kind: ClusterRole"));
-            put(&mut text, format_args!("    name: {}", quoted(role)));
+            let name = format!("{group}:{role}");
+            items += &binding(None, &name, group, ("ClusterRole", role));
         }
-        text
+        if !items.lines().any(|line| line.starts_with('-')) {
+            return None;
+        }
+        let head = match self.config.mode {
+            Mode::Webhooks => {
+                "# To apply with kubectl. What the groups that only a grant gives may do: the roles that rules let people assume.\n"
+            }
+            Mode::Groups => GROUPS_HEAD,
+        };
+        Some(format!("{head}apiVersion: v1\nkind: List\nitems:\n{items}"))
     }
 
     fn url(&self, endpoint: &str) -> String {
         format!("{}/{endpoint}/{}", self.config.webhooks.url, self.policy.match_digest())
     }
+}
+
+const GROUPS_HEAD: &str = "\
+# To apply with kubectl. Rendered by stepup-server from the policy in `mode: groups`; render and apply again when the
+# policy changes. What each group may do that only a grant gives.
+#
+# RBAC only adds rights: this protects nothing that people may do without a grant. Take it from the roles that they are
+# bound to now, also from those that come with `edit`, `admin` and the like, and from who may `impersonate`, `bind`,
+# `escalate`, create tokens of service accounts, or write admission configuration. Whoever may patch, update or delete an
+# object reads it in the answer, dry runs included. The commands under each rule tell: PERSON and GROUP are anybody without
+# a grant, and every answer must be `no`.
+";
+
+/// The role of a rule's group, under what there is to say of it.
+fn opening(rule: &Rule, Opened { roles, left_out }: &Opened) -> String {
+    let mut text = String::new();
+    put(&mut text, format_args!("# Rule {}: {}", rule.name, comment(&rule.description)));
+    for what in left_out {
+        put(&mut text, format_args!("#   {}", comment(what)));
+    }
+    for check in
+        roles.iter().flat_map(|(namespace, rules)| rules.iter().map(move |rule| checks(namespace.as_deref(), rule)))
+    {
+        text += &check;
+    }
+    let group = groups::group_of(rule);
+    for (namespace, rules) in roles {
+        let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+        put(&mut text, format_args!("- apiVersion: rbac.authorization.k8s.io/v1\n  kind: {kind}"));
+        put(&mut text, format_args!("  metadata:\n{}  rules:", metadata(namespace.as_deref(), &group)));
+        for RoleRule { api_groups, resources, resource_names, non_resource_urls, verbs } in rules {
+            let lists = [
+                ("apiGroups", api_groups),
+                ("resources", resources),
+                ("resourceNames", resource_names),
+                ("nonResourceURLs", non_resource_urls),
+            ];
+            put(&mut text, format_args!("  - verbs: {}", list(verbs)));
+            for (key, items) in lists.into_iter().filter(|(_, items)| !items.is_empty()) {
+                put(&mut text, format_args!("    {key}: {}", list(items)));
+            }
+        }
+        text += &binding(namespace.as_deref(), &group, &group, (kind, &group));
+    }
+    text
+}
+
+/// How to find out whether people have what the role gives without it.
+fn checks(namespace: Option<&str>, rule: &RoleRule) -> String {
+    let mut text = String::new();
+    let wherever = match namespace {
+        Some(namespace) => format!(" -n {namespace}"),
+        None if rule.non_resource_urls.is_empty() => " -A".to_owned(),
+        None => String::new(),
+    };
+    let verbs = rule.verbs.iter().map(|verb| if verb == "*" { "'*'" } else { verb }).collect::<Vec<_>>().join(" ");
+    let mut check = |what: &str, flags: &str| {
+        let command = |verb: &str| {
+            comment(&format!("kubectl auth can-i {verb} {what}{flags}{wherever} --as=PERSON --as-group=GROUP"))
+        };
+        match rule.verbs.as_slice() {
+            [_] => put(&mut text, format_args!("#   {}", command(&verbs))),
+            _ => put(&mut text, format_args!("#   for verb in {verbs}; do {}; done", command("$verb"))),
+        }
+    };
+    for url in &rule.non_resource_urls {
+        check(&format!("'{url}'"), "");
+    }
+    let group =
+        rule.api_groups.iter().find(|group| !group.is_empty()).map(|group| format!(".{group}")).unwrap_or_default();
+    let name = rule.resource_names.first().map(|name| format!("/{name}")).unwrap_or_default();
+    for resource in &rule.resources {
+        match resource.split_once('/') {
+            Some((resource, below)) => check(&format!("'{resource}{group}{name}'"), &format!(" --subresource={below}")),
+            None => check(&format!("'{resource}{group}{name}'"), ""),
+        }
+    }
+    text
+}
+
+fn metadata(namespace: Option<&str>, name: &str) -> String {
+    let mut text = String::new();
+    put(&mut text, format_args!("    name: {}", quoted(name)));
+    if let Some(namespace) = namespace {
+        put(&mut text, format_args!("    namespace: {}", quoted(namespace)));
+    }
+    put(&mut text, format_args!("    labels:\n      app.kubernetes.io/managed-by: kubectl-stepup"));
+    text
+}
+
+/// Binds a group to a role, in a namespace or everywhere.
+fn binding(namespace: Option<&str>, name: &str, group: &str, (kind, role): (&str, &str)) -> String {
+    let mut text = String::new();
+    let scope = if namespace.is_some() { "" } else { "Cluster" };
+    put(&mut text, format_args!("- apiVersion: rbac.authorization.k8s.io/v1\n  kind: {scope}RoleBinding"));
+    put(&mut text, format_args!("  metadata:\n{}", metadata(namespace, name).trim_end()));
+    put(&mut text, format_args!("  subjects:\n  - apiGroup: rbac.authorization.k8s.io\n    kind: Group"));
+    put(&mut text, format_args!("    name: {}", quoted(group)));
+    put(&mut text, format_args!("  roleRef:\n    apiGroup: rbac.authorization.k8s.io\n    kind: {kind}"));
+    put(&mut text, format_args!("    name: {}", quoted(role)));
+    text
 }
 
 fn base_issuer(provider: &IdentityProvider) -> Result<String, RenderError> {
@@ -401,6 +554,12 @@ fn put(text: &mut String, line: std::fmt::Arguments<'_>) {
 /// A YAML string. JSON's strings are YAML's.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// What can stand in a comment: nothing in it ends the line.
+fn comment(text: &str) -> String {
+    let ends = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{feff}');
+    text.replace(ends, " ")
 }
 
 fn list<T: AsRef<str>>(items: &[T]) -> String {

@@ -8,13 +8,12 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use notify::event::ModifyKind;
 use notify::{EventKind, Watcher};
-use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::app::App;
+use super::app::{App, Unavailable};
 use super::audit::{Audit, AuditError, Event, Record};
 use super::config::{self, Config};
 use super::health::Health;
@@ -24,8 +23,8 @@ use super::listen::{self, Tls, TlsError};
 use super::log::{self, BadLevel};
 use super::metrics::Metrics;
 use super::mint::{KeyError, Signer};
-use super::policy::{Policy, PolicyError};
-use super::store::{Sqlite, Store, StoreError};
+use super::policy::{self, Policy, PolicyError};
+use super::store::{Sqlite, Store, StoreError, Transaction};
 
 /// How often the certificate files and the policy file are looked at, whether or not the system reports a change:
 /// network file systems report none.
@@ -80,17 +79,17 @@ pub struct Running {
     health: Arc<Health>,
     tls: Arc<Tls>,
     listener: TcpListener,
-    policy_digest: PolicyDigest,
 }
 
 impl Running {
     /// Opens everything. What can be wrong with the configuration is found here.
     pub async fn start(config: Config, now: DateTime<Utc>) -> Result<Self, ServeError> {
-        // First the digest: a change in between is then noticed by the watcher.
-        let policy_digest = digest_of(&config.policy);
         let policy = Policy::load(&config.policy, &config)?;
         for warning in policy.warnings() {
             tracing::warn!(warning, "policy");
+        }
+        if let Some(warning) = config.audit.warning() {
+            tracing::warn!(warning, "audit log");
         }
         let tls = Arc::new(Tls::open(&config)?);
         let identities = Identities::new(&config)?;
@@ -106,8 +105,9 @@ impl Running {
         let listener = TcpListener::bind(addr).await.map_err(|source| ServeError::Listen { addr, source })?;
         let addr = listener.local_addr()?;
         let app = Arc::new(App::new(config, policy, store, audit, identities, signer, metrics));
+        record_policy(&app, now).await?;
         tracing::info!(%addr, version = env!("CARGO_PKG_VERSION"), "listening on {addr}");
-        Ok(Self { app, health: Arc::default(), tls, listener, policy_digest })
+        Ok(Self { app, health: Arc::default(), tls, listener })
     }
 
     /// Address that it listens on.
@@ -117,9 +117,9 @@ impl Running {
 
     /// Serves until `stop` is true and the requests under way are answered.
     pub async fn until(self, stop: watch::Receiver<bool>) {
-        let Self { app, health, tls, listener, policy_digest } = self;
+        let Self { app, health, tls, listener } = self;
         let background = [
-            tokio::spawn(watch_policy(Arc::clone(&app), Arc::clone(&health), policy_digest)),
+            tokio::spawn(watch_policy(Arc::clone(&app), Arc::clone(&health))),
             tokio::spawn(watch_keys(Arc::clone(&app), Arc::clone(&health))),
             tokio::spawn(watch_tls(Arc::clone(&app), Arc::clone(&health), Arc::clone(&tls))),
             tokio::spawn(purge(Arc::clone(&app))),
@@ -128,6 +128,8 @@ impl Running {
         listen::serve(listener, tls, &limits, Api::new(app, health), stop).await;
         for task in background {
             task.abort();
+            // What it holds of the store goes with it.
+            let _ = task.await;
         }
         tracing::info!("stopped");
     }
@@ -148,18 +150,51 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
     Ok(stop)
 }
 
-/// Digest of the policy file's content; `None` while it cannot be read.
-type PolicyDigest = Option<[u8; 32]>;
+/// Records that a policy is in force which is not the one before the restart.
+///
+/// While the audit log cannot be written the record is overdue, and goes before all others: nothing that is protected
+/// passes without it.
+async fn record_policy(app: &App, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let policy = app.policy();
+    if app.store.policy_digest().await?.as_deref() == Some(policy.digest()) {
+        return Ok(());
+    }
+    let transaction = Transaction {
+        policy_digest: Some(policy.digest().to_owned()),
+        audit: vec![loaded_policy(&policy, now)],
+        ..Transaction::default()
+    };
+    match app.commit(transaction).await {
+        Err(Unavailable::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::error!(%error, "a policy is in force that is not the one of the last run, and that cannot be recorded");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
 
-fn digest_of(policy: &Path) -> PolicyDigest {
-    std::fs::read(policy).ok().map(|content| Sha256::digest(content).into())
+/// What the audit log says of a policy that is put in force.
+fn loaded_policy(policy: &Policy, now: DateTime<Utc>) -> Record {
+    let (rules, matches, digest) = (policy.rules().len(), policy.match_digest(), policy.digest());
+    Record {
+        code: Some("policy_loaded".to_owned()),
+        message: Some(format!("{rules} rules, match digest {matches}, sha256 of the file {digest}")),
+        ..Record::new(Event::PolicyChange, now)
+    }
+}
+
+/// Digest of the policy file's content; `None` while it cannot be read.
+fn digest_of(policy: &Path) -> Option<String> {
+    std::fs::read(policy).ok().map(|content| policy::digest(&content))
 }
 
 /// Puts a changed policy file in force, and keeps the old one when the new one is invalid.
 ///
 /// The directory is watched, not the file: editors put a new file in its place, and a ConfigMap is a link that is turned
 /// to another directory. What counts is the content.
-async fn watch_policy(app: Arc<App>, health: Arc<Health>, mut in_force: PolicyDigest) {
+async fn watch_policy(app: Arc<App>, health: Arc<Health>) {
+    let mut dealt_with = Some(app.policy().digest().to_owned());
     let path = app.config.policy.clone();
     let (tell, mut changes) = mpsc::channel(1);
     let _watcher = watch_directory(&path, tell);
@@ -176,8 +211,8 @@ async fn watch_policy(app: Arc<App>, health: Arc<Health>, mut in_force: PolicyDi
             let path = path.clone();
             beside_requests(move || digest_of(&path)).await
         };
-        if digest != in_force && reload_policy(&app, &health, &path, Utc::now()).await {
-            in_force = digest;
+        if digest != dealt_with && reload_policy(&app, &health, &path, Utc::now()).await {
+            dealt_with = digest;
         }
     }
 }
@@ -222,14 +257,7 @@ async fn reload_policy(app: &Arc<App>, health: &Health, path: &Path, now: DateTi
         beside_requests(move || Policy::load(&path, &app.config)).await
     };
     let record = match &loaded {
-        Ok(policy) => {
-            let message = format!("{} rules, match digest {}", policy.rules().len(), policy.match_digest());
-            Record {
-                code: Some("policy_loaded".to_owned()),
-                message: Some(message),
-                ..Record::new(Event::PolicyChange, now)
-            }
-        }
+        Ok(policy) => loaded_policy(policy, now),
         Err(problem) => Record {
             code: Some("policy_invalid".to_owned()),
             message: Some(problem.to_string()),
@@ -256,7 +284,11 @@ async fn reload_policy(app: &Arc<App>, health: &Health, path: &Path, now: DateTi
                 );
             }
             app.metrics.policy_loaded(policy.rules().len());
+            let kept = Transaction { policy_digest: Some(policy.digest().to_owned()), ..Transaction::default() };
             app.replace_policy(policy);
+            if let Err(error) = app.store.commit(kept).await {
+                tracing::warn!(%error, "the store does not know of the new policy: the next start will record it again");
+            }
             health.policy().set(None);
         }
         Err(problem) => {
@@ -389,7 +421,7 @@ mod tests {
         fs::write(&new, renamed("another-rule")).unwrap();
         fs::rename(&new, &policy).unwrap();
         eventually(async || reloads(&world, "success").await == 1).await;
-        assert!(world.audit_log().contains("policy_loaded"));
+        assert_eq!(world.audit_log().matches("policy_loaded").count(), 2, "at the start, and now");
 
         fs::write(&new, "rules: [{name: 7}]").unwrap();
         fs::rename(&new, &policy).unwrap();
@@ -429,8 +461,11 @@ mod tests {
     async fn what_is_wrong_with_the_configuration_is_said_at_start() {
         let world = World::new().await;
         let entries = || vec![world.provider.entry()];
+        let world_store = crate::server::testing::config(world.dir(), entries()).store;
         let config = |change: &dyn Fn(&mut Config)| {
             let mut config = crate::server::testing::config(world.dir(), entries());
+            // The other one is in use.
+            config.store = config::Store::Sqlite { path: world.dir().join("another.db") };
             change(&mut config);
             config
         };
@@ -448,10 +483,64 @@ mod tests {
                 "/nowhere/audit",
             ),
             (config(&|config| config.store = config::Store::Sqlite { path: "/nowhere/store".into() }), "store"),
+            (config(&|config| config.store = world_store.clone()), "another stepup-server uses it"),
         ] {
             let problem = Running::start(config, Utc::now()).await.map(|_| ()).unwrap_err().to_string();
             assert!(problem.contains(told), "{problem}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_changed_while_nobody_served_is_recorded_at_the_start_once() {
+        let provider = World::new().await.stop().await;
+        let dir = provider.dir.path();
+        let start = async || {
+            let config = crate::server::testing::config(dir, vec![provider.entry()]);
+            Running::start(config, Utc::now()).await.unwrap()
+        };
+        let recorded = || fs::read_to_string(dir.join("audit.jsonl")).unwrap().matches("policy_loaded").count();
+        assert_eq!(recorded(), 1, "the first policy ever");
+        drop(start().await);
+        assert_eq!(recorded(), 1, "the same policy");
+
+        fs::write(dir.join("policy.yaml"), renamed("another-rule")).unwrap();
+        drop(start().await);
+        assert_eq!(recorded(), 2);
+        let log = fs::read_to_string(dir.join("audit.jsonl")).unwrap();
+        let last: Record = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let digest = digest_of(&dir.join("policy.yaml")).unwrap();
+        assert_eq!(last.event, Event::PolicyChange);
+        assert!(last.message.unwrap().ends_with(&digest), "{log}");
+        drop(start().await);
+        assert_eq!(recorded(), 2);
+
+        // What was recorded when it was taken up is not recorded at the next start.
+        let running = start().await;
+        fs::write(dir.join("policy.yaml"), renamed("a-third-rule")).unwrap();
+        assert!(reload_policy(&running.app, &running.health, &dir.join("policy.yaml"), Utc::now()).await);
+        assert_eq!(recorded(), 3);
+        drop(running);
+        drop(start().await);
+        assert_eq!(recorded(), 3);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_new_policy_whose_record_cannot_be_written_is_recorded_before_anything_passes() {
+        let provider = World::new().await.stop().await;
+        let dir = provider.dir.path();
+        let log = dir.join("full.jsonl");
+        symlink("/dev/full", &log).unwrap();
+        fs::write(dir.join("policy.yaml"), renamed("another-rule")).unwrap();
+        let mut config = crate::server::testing::config(dir, vec![provider.entry()]);
+        config.audit.sinks = vec![config::Sink::File { path: log.clone() }];
+        let running = Running::start(config, Utc::now()).await.unwrap();
+        assert!(running.app.catch_up().await.is_err());
+        fs::remove_file(&log).unwrap();
+        running.app.record(vec![Record::new(Event::Challenge, Utc::now())]).await.unwrap();
+        let written = fs::read_to_string(&log).unwrap();
+        assert!(written.lines().next().unwrap().contains("policy_loaded"), "{written}");
+        assert_eq!(written.lines().count(), 2);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 //! Audit records travel in the same transaction (a transactional outbox): whatever happened has its record, even if the
 //! process dies before the record reached the audit log. See [`crate::server::audit`].
 
-mod sqlite;
+pub mod sqlite;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -51,8 +51,15 @@ pub trait Store: Send + Sync + 'static {
     fn unacknowledged(&self) -> Answer<'_, Vec<Record>>;
     /// The audit log has these records; they need not be kept any more.
     fn acknowledge(&self, records: &[Record]);
+    /// The person's own records, older than `before`, newest first (see [`crate::server::history`]).
+    fn history<'a>(&'a self, user: &'a str, before: DateTime<Utc>, limit: u32) -> Answer<'a, Vec<Record>>;
+    /// Keeps records for their people's histories that go with no change of the store. Best effort: the audit log has
+    /// them.
+    fn remember(&self, records: &[Record]);
     /// Forgets what expired before `before`.
     fn purge(&self, before: DateTime<Utc>) -> Answer<'_, ()>;
+    /// Digest of the policy that was last put in force, by this process or one before it.
+    fn policy_digest(&self) -> Answer<'_, Option<String>>;
     /// Whether the store can be written at this moment.
     fn probe(&self) -> Answer<'_, ()>;
 }
@@ -89,6 +96,8 @@ pub struct Transaction {
     pub verdict: Option<(DateTime<Utc>, AdmissionResponse)>,
     /// A thing that may happen once (`grant/collection/object`); a conflict if it has. Kept until the given time.
     pub once: Option<(DateTime<Utc>, String)>,
+    /// Digest of the policy that is in force from now on.
+    pub policy_digest: Option<String>,
     /// What the audit log will say of it.
     pub audit: Vec<Record>,
 }
@@ -107,17 +116,22 @@ pub struct GrantRecord {
     pub carries: Vec<String>,
     /// When it was given up or taken away.
     pub revoked_at: Option<DateTime<Utc>>,
-    /// The collection request that a use is open for.
-    pub collection: Option<CollectionUse>,
+    /// Uses that were taken a moment ago, and that more of the same request may belong to.
+    #[serde(default)]
+    pub open: Vec<OpenUse>,
 }
 
-/// A deletecollection request on its way: one use, one admission review for each object.
+/// A use of a grant, as far as it tells whether another question of the API server belongs to the same request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CollectionUse {
+pub struct OpenUse {
     /// Identifier of this use.
     pub id: String,
     /// What the whole request does.
     pub action: Action,
+    /// Identifier of the grant whose token it came with.
+    pub credential: String,
+    /// Digest of what it does, to which object.
+    pub effect: Option<String>,
     /// When the use was taken.
     pub opened_at: DateTime<Utc>,
 }
@@ -139,6 +153,9 @@ pub struct ChallengeRecord {
     pub description: String,
     /// What was tried.
     pub actions: Vec<Action>,
+    /// How sure it is that the user tried it.
+    #[serde(default)]
+    pub standing: Standing,
     /// Classes that will do.
     pub acr_values: Vec<String>,
     /// The same by identity provider: what counts is the provider that the person signs in at.
@@ -157,6 +174,9 @@ pub struct ChallengeRecord {
     pub covers: Vec<String>,
     /// Groups that the grant will add.
     pub groups: Vec<String>,
+    /// Whether its token will be good until it expires, whatever becomes of the grant.
+    #[serde(default)]
+    pub irrevocable: bool,
     /// When it was raised.
     pub created_at: DateTime<Utc>,
     /// When it was last answered with a denial.
@@ -167,6 +187,19 @@ pub struct ChallengeRecord {
     pub expires_at: DateTime<Utc>,
     /// How it stands.
     pub state: ChallengeState,
+}
+
+/// How sure it is that somebody made the request of a challenge, least first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// The authorizer was asked about them. Whoever may create access reviews can bring that about.
+    #[default]
+    Question,
+    /// The same, with the id of a credential.
+    Credential,
+    /// They sent a write, or asked us themselves.
+    Request,
 }
 
 /// A reason is required.
@@ -219,6 +252,7 @@ pub(crate) mod samples {
             rules: vec!["delete-namespace".into()],
             description: String::new(),
             actions: vec![],
+            standing: Standing::Request,
             acr_values: vec!["mfa".into()],
             acr_by_provider: BTreeMap::new(),
             max_age: None,
@@ -228,6 +262,7 @@ pub(crate) mod samples {
             permits: vec![],
             covers: vec![],
             groups: vec![],
+            irrevocable: false,
             created_at: now(),
             denied_at: None,
             rounds: 0,
@@ -252,12 +287,13 @@ pub(crate) mod samples {
                 created_at: now(),
                 expires_at: now() + chrono::Duration::minutes(5),
                 uses_left: Some(1),
+                irrevocable: false,
             },
             rules: vec!["delete-namespace".into()],
             challenge: None,
             carries: vec![],
             revoked_at: None,
-            collection: None,
+            open: vec![],
         }
     }
 }

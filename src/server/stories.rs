@@ -42,6 +42,18 @@ rules:
   actions: [{verbs: [delete, update], apiGroups: [""], resources: [configmaps], namespaces: [prod]}]
   require: {acr: [mfa], reason: {required: true, pattern: "OPS-[0-9]+", hint: a change ticket}}
   grant: {ttl: 5m, uses: 1, covers: object}
+- name: volumes
+  actions: [{verbs: [delete], apiGroups: [""], resources: [persistentvolumeclaims], namespaces: [prod]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: 3, covers: kind}
+- name: vault
+  actions: [{verbs: [get], apiGroups: [""], resources: [secrets], namespaces: [vault]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: 1, covers: object}
+- name: jobs
+  actions: [{verbs: [create], apiGroups: [batch], resources: [jobs], namespaces: [prod]}]
+  require: {acr: [mfa]}
+  grant: {ttl: 5m, uses: 1, covers: object}
 - name: exec
   actions: [{verbs: [connect], apiGroups: [""], resources: [pods/exec], namespaces: [pay]}]
   require: {acr: [mfa]}
@@ -60,6 +72,7 @@ rules:
 /// A server without its network side.
 struct Server {
     app: App,
+    store: Arc<Sqlite>,
     provider: FakeProvider,
     key: SigningKey,
     dir: tempfile::TempDir,
@@ -94,15 +107,15 @@ impl Server {
         let mut config = config(dir.path(), vec![entry]);
         config.administrators.groups = vec!["oidc:admins".into()];
         change(&mut config);
-        let app = open(config).await;
-        Self { app, provider, key, dir }
+        let (app, store) = open(config).await;
+        Self { app, store, provider, key, dir }
     }
 
     /// The same after `kill -9`: a second server on the first one's files.
     async fn killed_and_restarted(&mut self) {
-        let restarted = open(self.app.config.clone()).await;
-        let killed = std::mem::replace(&mut self.app, restarted);
-        std::mem::forget(killed);
+        self.store.unlock();
+        let (app, store) = open(self.app.config.clone()).await;
+        std::mem::forget((std::mem::replace(&mut self.app, app), std::mem::replace(&mut self.store, store)));
     }
 
     fn id_token(&self, user: &str, acr: &str, signed_in: DateTime<Utc>, now: DateTime<Utc>) -> crate::secret::Secret {
@@ -138,7 +151,7 @@ impl Server {
     }
 
     async fn pending(&self, asker: &Identity, now: DateTime<Utc>) -> ChallengeList {
-        challenge::pending(&self.app, asker, now).await.unwrap()
+        challenge::pending(&self.app, asker, challenge::Whose::Credential, now).await.unwrap()
     }
 
     /// Id of the newest pending challenge.
@@ -155,16 +168,17 @@ impl Server {
     }
 }
 
-async fn open(config: Config) -> App {
+async fn open(config: Config) -> (App, Arc<Sqlite>) {
     let now = start();
     let policy = Policy::parse(POLICY, "policy.yaml", &config.levels()).unwrap();
     let super::config::Store::Sqlite { path } = &config.store;
-    let store = Sqlite::open(path).unwrap();
+    let store = Arc::new(Sqlite::open(path).unwrap());
     let unacknowledged = store.unacknowledged().await.unwrap();
     let audit = Audit::open(&config.audit.sinks, &unacknowledged).unwrap();
     let identities = Identities::new(&config).unwrap();
     let signer = Signer::open(&config.token.keys, config.token.sign_with, now).unwrap();
-    App::new(config, policy, Arc::new(store), audit, identities, signer, Metrics::new())
+    let kept = Arc::clone(&store);
+    (App::new(config, policy, kept, audit, identities, signer, Metrics::new()), store)
 }
 
 fn records(path: &Path) -> Vec<Record> {
@@ -269,7 +283,8 @@ async fn a_denied_deletion_steps_up_once_and_is_normal_again() {
 
     // The same question again gets the same answer; the next request is challenged again.
     assert_eq!(server.admit(&retry, now + Duration::seconds(2)).await, allowed);
-    let next = delete_namespace("3", "prod", "alice", &token.grant.id);
+    let mut next = delete_namespace("3", "prod", "alice", &token.grant.id);
+    next["request"]["oldObject"]["metadata"]["uid"] = json!("made anew");
     assert_eq!(code(&server.admit(&next, now + Duration::seconds(3)).await), 429);
     assert_eq!(server.events(), [Event::Challenge, Event::StepUp, Event::Mint, Event::Use, Event::Challenge]);
 }
@@ -289,7 +304,9 @@ async fn the_elevated_token_says_who_what_and_for_how_long() {
     assert_eq!(claims["groups"], json!(["oidc:developers", "oidc:mfa"]));
     assert_eq!(claims["jti"], token.grant.id);
     assert_eq!(claims["acr"], "urn:mfa");
-    assert_eq!(claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap(), 300);
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 300);
+    let (max_ttl, life) = (900, claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap());
+    assert!(life > 300 && life <= max_ttl, "{life}: for API servers whose clock is behind");
     assert_eq!(claims["actions"][0]["names"], json!(["prod"]));
 }
 
@@ -338,6 +355,24 @@ async fn fifty_at_once_use_a_single_use_once() {
 }
 
 #[tokio::test]
+async fn three_uses_are_three() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let deletion =
+        |uid: &str, name: &str, jti: &str| delete(uid, "persistentvolumeclaims", "prod", name, user_info("alice", jti));
+    server.admit(&deletion("1", "a", "base"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant;
+    assert_eq!(grant.uses_left, Some(3));
+    for (uid, name, left) in [("2", "a", Some(2)), ("3", "b", Some(1)), ("3", "b", Some(1)), ("4", "c", None)] {
+        assert!(server.admit(&deletion(uid, name, &grant.id), now).await.allowed, "{uid}");
+        let live = grant::list(&server.app, &alice, false, now).await.unwrap().grants;
+        assert_eq!(live.first().and_then(|grant| grant.uses_left), left, "{uid}");
+    }
+    assert_eq!(code(&server.admit(&deletion("5", "d", &grant.id), now).await), 429);
+    assert_eq!(server.events().iter().filter(|&&event| event == Event::Use).count(), 3);
+}
+
+#[tokio::test]
 async fn killed_between_use_and_answer_nothing_is_used_twice_and_no_record_is_missing() {
     let mut server = Server::start().await;
     let now = start();
@@ -378,7 +413,11 @@ async fn nobody_redeems_another_ones_challenge() {
     let declined = challenge::decline(&server.app, &carol, &id, DeclineCause::Declined, &source(), now).await;
     assert_eq!(declined.unwrap_err().status(), 404);
     // Another base token of the same user sees nothing of it either.
-    assert!(server.pending(&asker("alice", Some("other")), now).await.challenges.is_empty());
+    let renewed = asker("alice", Some("other"));
+    assert!(server.pending(&renewed, now).await.challenges.is_empty());
+    // Unless she asks for it, as `elevate` does: base tokens are renewed.
+    let all = challenge::pending(&server.app, &renewed, challenge::Whose::Person, now).await.unwrap();
+    assert_eq!(all.challenges.iter().map(|challenge| &challenge.id).collect::<Vec<_>>(), [&id]);
     assert!(server.step_up("alice", &id, now).await.is_ok());
     let refused: Vec<_> = server.audit().into_iter().filter(|record| record.event == Event::Refusal).collect();
     assert_eq!((refused.len(), refused[0].user.as_str()), (1, "carol"));
@@ -394,7 +433,7 @@ async fn what_came_back_counts_and_not_what_was_asked() {
         ("urn:pwd", 0, "insufficient_user_authentication"),
         ("urn:mfa-lookalike", 0, "insufficient_user_authentication"),
         ("urn:mfa", 301, "insufficient_user_authentication"),
-        ("urn:mfa", -61, "invalid_grant"),
+        ("urn:mfa", -151, "invalid_grant"),
     ] {
         let token = server.id_token("alice", acr, now - Duration::seconds(age), now);
         let refusal = server.exchange(for_challenge(token, &id), now).await.unwrap_err().body();
@@ -406,6 +445,22 @@ async fn what_came_back_counts_and_not_what_was_asked() {
     assert_eq!(server.events().iter().filter(|&&event| event == Event::Refusal).count(), 4);
     let token = server.id_token("alice", "urn:mfa", now - Duration::seconds(300), now);
     assert!(server.exchange(for_challenge(token, &id), now).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_sign_in_that_seems_old_by_two_clocks_is_said_to_be_so() {
+    let server = Server::start().await;
+    // The provider's clock stands still at `start`.
+    let now = start() + Duration::seconds(120);
+    server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await;
+    let id = server.newest(&asker("alice", Some("base")), now).await;
+    let token = server.id_token("alice", "urn:mfa", now - Duration::seconds(301), now);
+    let refusal = server.exchange(for_challenge(token, &id), now).await.unwrap_err().body();
+    assert!(
+        refusal.error_description.ends_with("(the clock of the identity provider is 120 s behind this server's)"),
+        "{}",
+        refusal.error_description
+    );
 }
 
 #[tokio::test]
@@ -495,11 +550,160 @@ async fn a_deletecollection_is_one_use_and_another_is_not() {
         assert!(server.admit(&delete_of_collection(uid, object, "alice", &grant), now).await.allowed, "{object}");
     }
     assert!(server.admit(&delete_of_collection("3", "b", "alice", &grant), now).await.allowed, "a repeat");
-    assert!(!server.admit(&delete_of_collection("5", "b", "alice", &grant), now).await.allowed, "another request");
+    assert!(server.admit(&delete_of_collection("5", "b", "alice", &grant), now).await.allowed, "reviewed twice");
+    let mut otherwise = delete_of_collection("orphan", "b", "alice", &grant);
+    otherwise["request"]["options"]["propagationPolicy"] = json!("Orphan");
+    assert!(!server.admit(&otherwise, now).await.allowed, "another request");
     let one = delete("6", "configmaps", "prod", "d", user_info("alice", &grant));
     assert!(!server.admit(&one, now).await.allowed, "not a collection");
     let later = now + Duration::seconds(60);
     assert!(!server.admit(&delete_of_collection("7", "e", "alice", &grant), later).await.allowed, "a minute later");
+}
+
+#[tokio::test]
+async fn a_write_that_is_reviewed_again_is_one_use_and_another_write_is_not() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let later = |millis: i64| now + Duration::milliseconds(millis);
+    let deletion = |uid: &str, jti: &str| delete(uid, "configmaps", "prod", "a", user_info("alice", jti));
+    server.admit(&deletion("1", "base"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    // A pod without grace is validated twice, each time under a uid of its own.
+    assert!(server.admit(&deletion("2", &grant), later(0)).await.allowed);
+    assert!(server.admit(&deletion("3", &grant), later(20)).await.allowed);
+    let mut orphan = deletion("4", &grant);
+    orphan["request"]["options"]["propagationPolicy"] = json!("Orphan");
+    assert_eq!(code(&server.admit(&orphan, later(30)).await), 429, "done otherwise");
+    let mut next = deletion("5", &grant);
+    next["request"]["oldObject"]["metadata"]["uid"] = json!("made anew");
+    assert_eq!(code(&server.admit(&next, later(40)).await), 429, "another object of this name");
+    assert_ne!(code(&server.admit(&deletion("6", &grant), later(3_000)).await), 200, "seconds later");
+
+    let update = |uid: &str, jti: &str, version: &str, data: &str| {
+        let mut review = deletion(uid, jti);
+        let metadata = json!({"name": "a", "uid": "uid of a", "resourceVersion": version});
+        review["request"]["operation"] = json!("UPDATE");
+        review["request"]["oldObject"] = json!({"metadata": metadata, "data": {"k": "v", "of": version}});
+        review["request"]["object"] = json!({"metadata": metadata, "data": {"k": data, "of": version}});
+        review
+    };
+    let now = later(60_000);
+    server.admit(&update("7", "base", "1", "new"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    let later = |millis: i64| now + Duration::milliseconds(millis);
+    assert!(server.admit(&update("8", &grant, "1", "new"), later(0)).await.allowed);
+    // A conflict: the same patch, of a newer version.
+    assert!(server.admit(&update("9", &grant, "2", "new"), later(20)).await.allowed);
+    assert_eq!(code(&server.admit(&update("10", &grant, "2", "other"), later(30)).await), 429);
+    let uses = server.events().into_iter().filter(|&event| event == Event::Use).count();
+    assert_eq!(uses, 4, "each is on record");
+}
+
+/// `kubectl auth can-i` is a question like the read itself, so it takes the use; nobody reads twice on one.
+#[tokio::test]
+async fn a_read_is_read_once_whatever_asks() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let read = |jti: &str| access("get", "secrets", "vault", "db", "alice", jti);
+    server.authorize(&read("base"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    for (millis, denied) in [(0, false), (1, true), (900, true), (5_000, true)] {
+        let answer = server.authorize(&read(&grant), now + Duration::milliseconds(millis)).await;
+        assert_eq!(answer["denied"], denied, "{millis}");
+    }
+}
+
+#[tokio::test]
+async fn a_creation_under_a_generated_name_is_granted_whatever_the_next_name() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let create = |uid: &str, name: &str, generate_name: &str, jti: &str| {
+        let mut review = delete(uid, "jobs", "prod", name, user_info("alice", jti));
+        review["request"]["operation"] = json!("CREATE");
+        review["request"]["resource"] = json!({"group": "batch", "version": "v1", "resource": "jobs"});
+        review["request"]["object"] = json!({"metadata": {"name": name, "generateName": generate_name}});
+        review["request"]["oldObject"] = Value::Null;
+        review
+    };
+    assert_eq!(code(&server.admit(&create("1", "backup-aaaaa", "backup-", "base"), now).await), 429);
+    let challenge = server.pending(&alice, now).await.challenges.remove(0);
+    assert_eq!(challenge.actions[0].to_string(), "create jobs.batch -n prod");
+    let grant = server.step_up("alice", &challenge.id, now).await.unwrap().grant.id;
+    assert!(server.admit(&create("2", "backup-bbbbb", "backup-", &grant), now).await.allowed);
+    assert!(!server.admit(&create("3", "backup-ccccc", "backup-", &grant), now).await.allowed, "once");
+    // A name that was chosen is that name.
+    server.admit(&create("4", "nightly", "", "base"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    assert!(!server.admit(&create("5", "backup-ddddd", "backup-", &grant), now).await.allowed);
+    assert!(server.admit(&create("6", "nightly", "", &grant), now).await.allowed);
+}
+
+#[tokio::test]
+async fn a_step_up_counts_where_its_own_provider_lets_people_step_up() {
+    let server = Server::start_with(|config| {
+        let other = IdentityProvider {
+            name: "other".into(),
+            issuer: "https://other.example.com".into(),
+            can_step_up: People { users: vec!["*".into()], groups: vec![] },
+            ..config.identity_providers[0].clone()
+        };
+        config.identity_providers[0].can_step_up = People { users: vec!["carol".into()], groups: vec![] };
+        config.identity_providers.push(other);
+    })
+    .await;
+    let now = start();
+    for (user, expected) in [("alice", Some("access_denied")), ("carol", None)] {
+        assert_eq!(code(&server.admit(&delete_namespace(user, "prod", user, user), now).await), 429);
+        let id = server.newest(&asker(user, Some(user)), now).await;
+        let outcome = server.step_up(user, &id, now).await;
+        assert_eq!(outcome.err().map(|refusal| refusal.body().error).as_deref(), expected, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_is_answered_at_the_terms_of_the_present_policy() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let put_in_force = |rule: &str| {
+        let text = format!("rules: [{{name: delete-namespace, {rule}}}]");
+        server.app.replace_policy(Policy::parse(&text, "policy.yaml", &server.app.config.levels()).unwrap());
+    };
+    let action = r#"actions: [{verbs: [delete], apiGroups: [""], resources: [namespaces], names: ["prod*"]}]"#;
+    let denied = |uid: &str| delete_namespace(uid, "prod", "alice", "base");
+    server.admit(&denied("1"), now).await;
+    let first = server.newest(&alice, now).await;
+
+    // Stricter: what was shown before is not what is granted now.
+    put_in_force(&format!("{action}, require: {{acr: [mfa], maxAge: 1m}}, grant: {{ttl: 1m, uses: 3, covers: rule}}"));
+    let old = server.id_token("alice", "urn:mfa", now - Duration::seconds(61), now);
+    assert_eq!(error_of(server.exchange(for_challenge(old, &first), now).await), "insufficient_user_authentication");
+    let grant = server.step_up("alice", &first, now).await.unwrap().grant;
+    assert_eq!((grant.expires_at - now, grant.uses_left), (Duration::minutes(1), Some(1)), "the stricter of both");
+    assert_eq!(grant.covers, ["delete namespaces/prod"], "no more than was shown");
+
+    // Renewed, it has the new terms and its own id.
+    put_in_force(&format!("{action}, require: {{acr: [mfa]}}, grant: {{ttl: 2m, uses: 1, covers: object}}"));
+    server.admit(&denied("2"), now).await;
+    let second = server.newest(&alice, now).await;
+    put_in_force(&format!(
+        "{action}, require: {{acr: [mfa], reason: {{required: true}}}}, grant: {{ttl: 3m, uses: 2}}"
+    ));
+    server.admit(&denied("3"), now + Duration::seconds(1)).await;
+    let renewed = server.pending(&alice, now).await.challenges.remove(0);
+    assert_eq!((renewed.id, renewed.grant.ttl, renewed.grant.uses), (second.clone(), 180, Some(2)));
+    assert!(renewed.reason.is_some() && renewed.denied_at == Some(now + Duration::seconds(1)));
+
+    // What is not asked of them any more is not granted any more.
+    for changed in [
+        format!("{action}, subjects: {{groups: [sre]}}"),
+        format!("{action}, enforcement: audit"),
+        r#"actions: [{verbs: [delete], apiGroups: [""], resources: [namespaces], names: [other]}]"#.to_owned(),
+    ] {
+        put_in_force(&changed);
+        assert_eq!(error_of(server.step_up("alice", &second, now).await), "invalid_grant", "{changed}");
+    }
+    put_in_force(&format!("{action}, subjects: {{groups: [\"system:authenticated\"]}}"));
+    assert!(server.step_up("alice", &second, now).await.is_ok());
 }
 
 #[tokio::test]
@@ -652,13 +856,8 @@ async fn an_assumed_role_ends_with_its_grant() {
     let server = Server::start().await;
     let (alice, now) = (asker("alice", Some("base")), start());
     let assume = Action {
-        verb: "assume".into(),
-        group: "rbac.authorization.k8s.io".into(),
-        resource: "clusterroles".into(),
-        subresource: None,
-        namespace: None,
         name: Some("cluster-admin".into()),
-        path: None,
+        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
     };
     let request = ChallengeRequest { actions: vec![assume] };
     let challenges = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges;
@@ -673,6 +872,38 @@ async fn an_assumed_role_ends_with_its_grant() {
     assert_eq!(server.authorize(&as_admin("base"), now).await["denied"], true, "the group alone proves nothing");
     grant::revoke(&server.app, &alice, &grant, &source(), now).await.unwrap();
     assert_eq!(server.authorize(&as_admin(&grant), now).await["denied"], true);
+}
+
+/// Nobody asks about requests with its group then: a copy of the token is good until it expires, and that is not put off.
+#[tokio::test]
+async fn without_an_authorizer_an_assumed_role_lasts_as_long_as_its_token_and_no_longer() {
+    let server = Server::start_with(|config| config.webhooks.authorization = false).await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let assume = Action {
+        name: Some("cluster-admin".into()),
+        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
+    };
+    let request = ChallengeRequest { actions: vec![assume] };
+    let challenge =
+        challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges.remove(0);
+    assert!(challenge.grant.irrevocable);
+    let role = server.step_up("alice", &challenge.id, now).await.unwrap().grant;
+    assert!(role.irrevocable);
+
+    // A deletion is looked up, whoever carries it. Its token has the role as well, while that lives.
+    for (minutes, ttl, carries) in [(6, 240, true), (8, 300, false)] {
+        let now = now + Duration::minutes(minutes);
+        server.admit(&delete_namespace(&format!("{minutes}"), "prod", "alice", &role.id), now).await;
+        let token = server.id_token("alice", "urn:mfa", now, now);
+        let request =
+            TokenRequest { carry: Some(role.id.clone()), ..for_challenge(token, &server.newest(&alice, now).await) };
+        let token = server.exchange(request, now).await.unwrap();
+        let claims = token.access_token.expose().split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        let has_role = claims["groups"].as_array().unwrap().contains(&json!("stepup:cluster-admin"));
+        assert_eq!((token.expires_in, has_role), (ttl, carries), "after {minutes} min");
+        assert_eq!(token.grant.irrevocable, carries, "of its token, a part");
+    }
 }
 
 #[tokio::test]
@@ -737,6 +968,40 @@ async fn one_user_cannot_crowd_the_store() {
     let pending = server.pending(&alice, now + Duration::seconds(10)).await.challenges;
     let names: Vec<_> = pending.iter().map(|challenge| challenge.actions[0].name.clone().unwrap()).collect();
     assert_eq!(names, ["prod-9", "prod-8", "prod-7"]);
+}
+
+#[tokio::test]
+async fn questions_about_somebody_crowd_out_no_request_of_theirs() {
+    let server = Server::start_with(|config| config.limits.pending_challenges_per_user = 3).await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let question = |n: i64, credential: Option<&str>| {
+        let mut review = access("get", "secrets", "vault", &format!("s{n}"), "alice", credential.unwrap_or_default());
+        if credential.is_none() {
+            review["spec"]["extra"] = json!({});
+        }
+        review
+    };
+    let names = async |at: DateTime<Utc>| {
+        let pending = server.pending(&alice, at).await.challenges;
+        pending.into_iter().map(|challenge| challenge.actions[0].name.clone().unwrap()).collect::<Vec<_>>()
+    };
+    server.authorize(&question(0, None), now).await;
+    server.admit(&delete_namespace("a", "prod-a", "alice", "base"), now + Duration::seconds(1)).await;
+    server.admit(&delete_namespace("b", "prod-b", "alice", "base"), now + Duration::seconds(2)).await;
+    // Somebody who may create access reviews asks about alice, again and again.
+    for n in 1..10 {
+        let answer = server.authorize(&question(n, None), now + Duration::seconds(2 + n)).await;
+        assert_eq!(answer["denied"], true);
+    }
+    let at = now + Duration::seconds(20);
+    assert_eq!(names(at).await, ["s9", "prod-b", "prod-a"]);
+    server.authorize(&question(10, Some("base")), at).await;
+    assert_eq!(names(at).await, ["s10", "prod-b", "prod-a"]);
+    let answer = server.authorize(&question(11, None), at).await;
+    assert_eq!((answer["denied"].as_bool(), names(at).await.len()), (Some(true), 3));
+    assert_eq!(names(at).await, ["s10", "prod-b", "prod-a"]);
+    server.admit(&delete_namespace("c", "prod-c", "alice", "base"), at).await;
+    assert_eq!(names(at).await, ["prod-c", "prod-b", "prod-a"]);
 }
 
 #[tokio::test]

@@ -167,8 +167,13 @@ pub struct FakeProvider {
 impl FakeProvider {
     /// One that publishes these keys.
     pub async fn start(keys: &[Value]) -> Self {
+        Self::start_at("127.0.0.1:0", keys).await
+    }
+
+    /// The same, at an address of one's own.
+    pub async fn start_at(address: &str, keys: &[Value]) -> Self {
         let authority = Authority::new("provider's CA");
-        let certificate = authority.issue("provider", &["127.0.0.1"]);
+        let certificate = authority.issue("provider", &["127.0.0.1", "::1"]);
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca.pem");
         std::fs::write(&ca, &authority.pem).unwrap();
@@ -182,7 +187,7 @@ impl FakeProvider {
             )
             .unwrap();
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let issuer = format!("https://{}", listener.local_addr().unwrap());
         let (answers, hits) = (Arc::default(), Arc::default());
         let provider = Self { issuer, ca, dir, answers: Arc::clone(&answers), hits: Arc::clone(&hits) };
@@ -315,7 +320,8 @@ pub fn config(dir: &std::path::Path, identity_providers: Vec<IdentityProvider>) 
         listen: ([127, 0, 0, 1], 0).into(),
         public_url: "https://stepup.example.com".to_owned(),
         tls: super::config::KeyPair { certificate: dir.join("tls.pem"), key: dir.join("tls.key"), ca: None },
-        webhook_clients: WebhookClients { ca: dir.join("client-ca.pem"), names: Vec::new() },
+        mode: super::config::Mode::Webhooks,
+        webhook_clients: Some(WebhookClients { ca: dir.join("client-ca.pem"), names: Vec::new() }),
         identity_providers,
         token: Token {
             audience: "kubernetes".to_owned(),
@@ -384,7 +390,8 @@ impl World {
         std::fs::write(dir.join("client-ca.pem"), &clients.pem).unwrap();
         std::fs::write(dir.join("policy.yaml"), POLICY).unwrap();
         let mut config = config(dir, vec![provider.entry()]);
-        config.webhook_clients.names = vec!["kube-apiserver".to_owned()];
+        let ca = dir.join("client-ca.pem");
+        config.webhook_clients = Some(WebhookClients { ca, names: vec!["kube-apiserver".to_owned()] });
         change(&mut config);
         let running = super::serve::Running::start(config, chrono::Utc::now()).await.unwrap();
         let addr = running.addr().unwrap();

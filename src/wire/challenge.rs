@@ -63,6 +63,41 @@ pub struct Challenge {
     pub covered_by: Option<String>,
 }
 
+/// Answer to `GET /v1/step-up`: what a step-up sign-in of the asker must be like, and who asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepUpTerms {
+    /// Name of the identity provider in the server's configuration.
+    pub provider: String,
+    /// Clients whose ID tokens are taken for step-ups.
+    pub audiences: Vec<String>,
+    /// Levels at this provider, weakest first.
+    pub levels: Vec<LevelTerms>,
+    /// What the API server is configured to ask stepup-server about; `None`: an older server, which does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<WebhookTerms>,
+}
+
+/// Which webhooks there are. None of them: groups in the elevated token alone open what is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookTerms {
+    /// The one that sees writes and connections.
+    pub admission: bool,
+    /// The one that sees reads, special verbs and the admission configuration.
+    pub authorization: bool,
+}
+
+/// A level of assurance at one provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LevelTerms {
+    /// Name that policies use, such as `mfa`.
+    pub name: String,
+    /// Values of `acr` that reach it, the one to ask for first.
+    pub acr_values: Vec<String>,
+}
+
 /// A reason is required.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -89,6 +124,10 @@ pub struct GrantTerms {
     /// Groups that the elevated token adds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Whether nobody looks the grant up when its token's groups are used, so that they are good until it expires,
+    /// whatever becomes of the grant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irrevocable: bool,
 }
 
 /// `POST /v1/challenges/{id}/decline`.
@@ -156,6 +195,9 @@ pub struct Grant {
     /// Uses left; `None`: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uses_left: Option<u32>,
+    /// See [`GrantTerms::irrevocable`]; true as well of one whose token carries such a grant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irrevocable: bool,
 }
 
 /// Error body of `/v1`, in the shape of RFC 6749, section 5.2.

@@ -50,6 +50,18 @@ pub struct ExecCluster {
     /// URL of the API server.
     #[serde(default)]
     pub server: String,
+    /// Its certificate authorities: PEM in base64. Empty: the system's.
+    #[serde(default, rename = "certificate-authority-data")]
+    pub certificate_authority_data: String,
+    /// Name that its certificate is for, where that is not the URL's host.
+    #[serde(default, rename = "tls-server-name")]
+    pub tls_server_name: String,
+    /// Whether its certificate is not to be verified.
+    #[serde(default, rename = "insecure-skip-tls-verify")]
+    pub insecure_skip_tls_verify: bool,
+    /// Proxy to reach it through.
+    #[serde(default, rename = "proxy-url")]
+    pub proxy_url: String,
 }
 
 /// The plugin's answer.

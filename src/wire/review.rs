@@ -142,12 +142,13 @@ pub struct AdmissionReview {
 pub struct AdmissionRequest {
     /// Identifier of this question; a repeat of it must get the same answer.
     pub uid: String,
-    /// Resource that the client asked for (the webhook's own match may be for an equivalent one).
+    /// Resource by which the webhook's rules match. Where the client asked for an equivalent one in another API group or
+    /// version, the API server has converted the request to this one (`matchPolicy: Equivalent`).
     pub resource: GroupVersionResource,
     /// Subresource.
     #[serde(default)]
     pub sub_resource: String,
-    /// Resource of the original request, where `matchPolicy: Equivalent` converted it.
+    /// Resource that the client asked for; another one than `resource` only where the request was converted.
     #[serde(default)]
     pub request_resource: Option<GroupVersionResource>,
     /// Subresource of the original request.
@@ -172,6 +173,9 @@ pub struct AdmissionRequest {
     /// Whether nothing will be persisted.
     #[serde(default)]
     pub dry_run: Option<bool>,
+    /// How it is to be done: `DeleteOptions` and the like.
+    #[serde(default)]
+    pub options: Option<Box<RawValue>>,
 }
 
 /// Group, version and plural resource.

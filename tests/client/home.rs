@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +13,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
+use stepup::action::ActionPattern;
+use stepup::client::paths::Paths;
+use stepup::client::preflight::digest;
+use stepup::wire::digest::{Digest, Protected};
 use tempfile::TempDir;
 
 use crate::provider::{CLIENT, Manners, Provider};
@@ -28,6 +33,9 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     flow: &'static str,
     issuer_suffix: &'static str,
+    step_up: Value,
+    protected: Option<Vec<ActionPattern>>,
+    denials_are_final: bool,
 }
 
 pub struct Home {
@@ -92,6 +100,24 @@ impl Builder {
         self
     }
 
+    /// `stepUp` of the profile, where it is not the default.
+    pub fn step_up(mut self, settings: Value) -> Self {
+        self.step_up = settings;
+        self
+    }
+
+    /// RBAC alone enforces the policy (`mode: groups`).
+    pub fn denials_are_final(mut self) -> Self {
+        self.denials_are_final = true;
+        self
+    }
+
+    /// Preflight is on, and the digest has these patterns.
+    pub fn preflight(mut self, protected: Vec<ActionPattern>) -> Self {
+        self.protected = Some(protected);
+        self
+    }
+
     pub fn build(self) -> Home {
         let directory = tempfile::tempdir().unwrap();
         let provider = Provider::start(self.manners);
@@ -99,6 +125,11 @@ impl Builder {
         let issuer = format!("{}{}", provider.server.url, self.issuer_suffix);
         let base_token = provider.id_token(Some("urn:pwd"), 600, self.session.unwrap_or(300));
         let home = Home { directory, provider, server, base_token, prompt: self.prompt, environment: self.environment };
+        let mut step_up = json!({"method": "acr_values", "flow": self.flow, "clientId": null, "scopes": [],
+            "preflight": self.protected.is_some()});
+        for (name, value) in self.step_up.as_object().unwrap() {
+            step_up[name] = value.clone();
+        }
         home.write(
             "config/profiles/p.json",
             &json!({
@@ -106,7 +137,7 @@ impl Builder {
                 "scopes": ["openid", "offline_access"], "issuerCa": null, "flow": self.flow, "loginHint": "alice@example.com",
                 "openBrowser": true,
                 "server": self.has_server.then(|| json!({"url": home.server.server.url, "ca": null})),
-                "stepUp": {"method": "acr_values", "flow": self.flow, "clientId": null, "scopes": []},
+                "stepUp": step_up,
             }),
         );
         if let Some(life) = self.session {
@@ -114,11 +145,26 @@ impl Builder {
                 "cache/p/session.json",
                 &json!({
                     "version": 1, "baseToken": home.base_token, "baseExpiresAt": Utc::now().timestamp() + life,
-                    "stepUpEnabled": self.has_server, "issuer": issuer, "clientId": CLIENT, "user": "alice",
+                    "stepUpEnabled": self.has_server && !self.denials_are_final,
+                    "preflight": self.protected.is_some(), "issuer": issuer, "clientId": CLIENT,
+                    "person": {"user": "alice", "subject": "u-alice"},
                 }),
             );
             home.write("state/p/refresh-token", &json!("refresh-0"));
             home.write("state/p/secrets.json", &json!({"place": "file"}));
+        }
+        if let Some(actions) = self.protected {
+            let now = Utc::now().timestamp();
+            let digest = Digest {
+                iss: home.server.server.url.clone(),
+                sub: "alice".to_owned(),
+                iat: now,
+                exp: now + 86_400,
+                policy: "p".to_owned(),
+                denials_are_final: self.denials_are_final,
+                protected: vec![Protected { rule: "r".to_owned(), actions }],
+            };
+            digest::keep(&Paths::under(home.directory.path()).of("p"), &digest).unwrap();
         }
         let browser = home.path("browser");
         // As rude as browsers come: it writes to whatever it has, and stays.
@@ -146,11 +192,25 @@ impl Home {
             environment: Vec::new(),
             flow: "device",
             issuer_suffix: "",
+            step_up: json!({}),
+            protected: None,
+            denials_are_final: false,
         }
     }
 
     pub fn new() -> Self {
         Self::builder().build()
+    }
+
+    /// A second profile, of another cluster whose people sign in at the same provider.
+    pub fn another_cluster(&self, profile: &str) -> StepupServer {
+        let server = StepupServer::start();
+        let mut settings = self.read("config/profiles/p.json");
+        settings["name"] = json!(profile);
+        settings["server"]["url"] = json!(server.server.url);
+        self.write(&format!("config/profiles/{profile}.json"), &settings);
+        self.write(&format!("cache/{profile}/session.json"), &self.read("cache/p/session.json"));
+        server
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -175,7 +235,24 @@ impl Home {
         fs::read_to_string(self.path("browsed")).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    fn arrange(&self, command: &mut Command) {
+    /// The URL that the browser is opened with, once it is.
+    pub fn url_in_browser(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(url) = self.browsed().pop() {
+                return url;
+            }
+            assert!(Instant::now() < deadline, "no browser was opened");
+        }
+    }
+
+    /// Does what the person does there.
+    pub fn sign_in_by_browser(&self) {
+        let back = get(&self.url_in_browser()).1;
+        assert_eq!(get(&back).0, 200);
+    }
+
+    pub fn arrange(&self, command: &mut Command) {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -309,9 +386,15 @@ impl Run {
 
     #[track_caller]
     pub fn fails(&self, code: i32, stderr: &str) {
+        self.fails_saying(code, stderr);
+        assert_eq!(self.stdout, "");
+    }
+
+    /// The same, after it has said something on stdout.
+    #[track_caller]
+    pub fn fails_saying(&self, code: i32, stderr: &str) {
         assert_eq!(self.code, code, "{}", self.stderr);
         assert!(self.stderr.contains(stderr), "{:?} is not in {}", stderr, self.stderr);
-        assert_eq!(self.stdout, "");
     }
 }
 
@@ -369,6 +452,26 @@ impl Terminal {
         self.keyboard.write_all(format!("{text}\n").as_bytes()).unwrap();
     }
 
+    /// Presses keys.
+    pub fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits for the end; everything that was written to the terminal, escape sequences and all.
+    pub fn text(mut self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            match self.screen.recv_timeout(Duration::from_millis(50)) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            }
+        }
+        assert!(Instant::now() < deadline, "still running: {}", self.seen);
+        let _ = self.child.wait();
+        self.seen.clone()
+    }
+
     /// Waits for the end.
     pub fn finish(mut self) -> Vec<Run> {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -385,4 +488,16 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Status and body of a page.
+pub fn get(url: &str) -> (u16, String) {
+    let url = url::Url::parse(url).unwrap();
+    let mut stream = TcpStream::connect(url.socket_addrs(|| None).unwrap()[0]).unwrap();
+    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }

@@ -15,6 +15,8 @@ pub struct Request {
     pub method: String,
     pub path: String,
     pub bearer: Option<String>,
+    /// The whole `Authorization`.
+    pub authorization: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -61,7 +63,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&str, Request) -> Response + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0", handler)
+    }
+
+    /// The same, at an address of one's own.
+    pub fn start_at(address: &str, handler: impl Fn(&str, Request) -> Response + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let hits = Arc::new(AtomicUsize::new(0));
         let (handler, base) = (Arc::new(handler), url.clone());
@@ -94,20 +101,21 @@ fn read(stream: &TcpStream) -> Option<Request> {
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_ascii_whitespace();
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (mut length, mut bearer) = (0, None);
+    let (mut length, mut authorization) = (0, None);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         let Some((name, value)) = line.trim_end().split_once(": ") else { break };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().ok()?,
-            "authorization" => bearer = value.strip_prefix("Bearer ").map(str::to_owned),
+            "authorization" => authorization = Some(value.to_owned()),
             _ => {}
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path, bearer, body })
+    let bearer = authorization.as_deref().and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    Some(Request { method, path, bearer, authorization, body })
 }
 
 fn write(mut stream: TcpStream, Response { status, kind, body, date }: &Response) {

@@ -1,12 +1,13 @@
 //! The base session: refresh with rotation, login, logout.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::home::{Home, Run};
+use crate::home::{Home, Run, get};
 
 #[test]
 fn an_expired_base_token_is_refreshed_once_and_the_new_refresh_token_is_kept() {
@@ -36,6 +37,56 @@ fn fifty_at_once_make_one_refresh() {
     tokens.dedup();
     assert_eq!(tokens.len(), 1);
     assert_eq!(home.provider.refreshes(), 1);
+}
+
+/// A tool that asks every second must not wait for a provider's timeouts each time, nor hammer it.
+#[test]
+fn a_provider_that_is_out_of_reach_is_left_alone_for_a_while() {
+    let home = Home::builder().signed_in_for(0).manners(|manners| manners.is_down = true).build();
+    let first = home.get_token();
+    first.fails(6, "identity provider");
+    let asked = home.provider.server.hits();
+    let again = home.get_token();
+    again.fails(6, "s ago)");
+    assert_eq!(home.provider.server.hits(), asked, "it was asked again");
+    // A person who types something has it tried.
+    home.run(&["status", "--profile", "p"]);
+    assert!(home.provider.server.hits() > asked);
+    // Its keys, its metadata: whatever it was, after the quiet time it is tried again, and then forgotten.
+    home.write("state/p/refresh-failed.json", &json!({"at": "2020-01-01T00:00:00Z", "times": 9, "problem": "old"}));
+    home.provider.change(|manners| manners.is_down = false);
+    assert_ne!(home.get_token().token(), home.base_token);
+    assert!(!home.path("state/p/refresh-failed.json").exists());
+}
+
+/// A provider that rotates accepts the old refresh token no more, whatever becomes of the rest of its answer.
+#[test]
+fn a_rotated_refresh_token_is_kept_though_the_rest_of_the_answer_is_no_good() {
+    let home = Home::builder().signed_in_for(0).manners(|manners| manners.publishes_no_keys = true).build();
+    home.get_token().fails(6, "its ID token does not verify");
+    assert_eq!(home.read("state/p/refresh-token"), json!(home.provider.refresh_token()));
+    assert_eq!(home.provider.refreshes(), 1);
+}
+
+#[test]
+fn another_persons_sign_in_takes_over_no_token() {
+    let home = Home::new();
+    home.server.deny("ch-1", "delete", "prod");
+    assert_eq!(home.run(&["elevate", "--profile", "p", "--share"]).code, 0);
+    assert_eq!(home.get_token().token(), "elevated-1");
+
+    // The same person again keeps what was granted.
+    assert_eq!(home.run(&["login", "--profile", "p", "--force"]).code, 0);
+    assert_eq!(home.get_token().token(), "elevated-1");
+
+    home.provider.change(|manners| manners.user = "bob");
+    assert_eq!(home.run(&["login", "--profile", "p", "--force"]).code, 0);
+    assert!(!home.get_token().token().starts_with("elevated"), "bob's commands go out as alice");
+    // Nor does alice's sign-in answer for bob, though it is fresh.
+    home.server.deny("ch-2", "delete", "prod");
+    let asked = home.provider.device_requests().len();
+    home.run(&["elevate", "--profile", "p"]);
+    assert_eq!(home.provider.device_requests().len(), asked + 1);
 }
 
 #[test]
@@ -107,10 +158,12 @@ fn a_background_caller_never_prompts() {
 
 #[test]
 fn completion_never_prompts() {
-    let home = Home::builder().signed_out().prompt("auto").build();
-    let runs = home.kubectl_on_terminal("__complete get pods x", 1, false).finish();
-    assert_eq!(runs[0].code, 3);
-    assert_eq!(home.browsed(), [""; 0]);
+    for prompt in ["auto", "always"] {
+        let home = Home::builder().signed_out().prompt(prompt).build();
+        let runs = home.kubectl_on_terminal("__complete get pods x", 1, false).finish();
+        assert_eq!(runs[0].code, 3);
+        assert_eq!((home.browsed(), home.provider.device_requests().len()), (vec![], 0), "{prompt}");
+    }
 }
 
 #[test]
@@ -139,14 +192,7 @@ fn a_login_without_browser_opens_none() {
 fn a_login_by_browser_takes_the_code_from_our_own_request_only() {
     let home = Home::builder().signed_out().flow("browser").build();
     let child = home.command(&["login", "--profile", "p"]).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let url = loop {
-        if let Some(url) = home.browsed().pop() {
-            break url;
-        }
-        assert!(Instant::now() < deadline);
-    };
-    let back = get(&url).1;
+    let back = get(&home.url_in_browser()).1;
     assert!(back.starts_with("http://127.0.0.1:"), "{back}");
     let (address, _) = back.split_once("/callback").unwrap();
     assert_eq!(get(&format!("{address}/favicon.ico")).0, 404);
@@ -155,6 +201,31 @@ fn a_login_by_browser_takes_the_code_from_our_own_request_only() {
     let run = Run::of(&child.wait_with_output().unwrap());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(!home.get_token().token().is_empty());
+}
+
+/// Some program of this machine comes to the port before the browser does, and takes its time.
+#[test]
+fn whoever_drips_does_not_keep_the_browser_waiting() {
+    let home = Home::builder().signed_out().flow("browser").build();
+    let child = home.command(&["login", "--profile", "p"]).spawn().unwrap();
+    let back = get(&home.url_in_browser()).1;
+    let port = url::Url::parse(&back).unwrap().port().unwrap();
+    let mut dripper = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let dripping = thread::spawn(move || {
+        for _ in 0..30 {
+            if dripper.write_all(b"G").is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    });
+    thread::sleep(Duration::from_millis(300));
+    let began = Instant::now();
+    assert_eq!(get(&back).0, 200);
+    assert!(began.elapsed() < Duration::from_secs(6), "the browser waited for {:?}", began.elapsed());
+    let run = Run::of(&child.wait_with_output().unwrap());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    dripping.join().unwrap();
 }
 
 #[test]
@@ -167,12 +238,12 @@ fn a_logout_revokes_and_forgets() {
 }
 
 #[test]
-fn a_provider_that_is_down_is_named_and_its_page_is_not_shown() {
+fn a_provider_that_is_down_is_named_with_what_its_page_says() {
     let home = Home::builder().signed_in_for(0).build();
     home.provider.change(|manners| manners.is_down = true);
     let run = home.get_token();
     run.fails(6, &home.provider.server.url);
-    assert!(run.stderr.contains("web page") && !run.stderr.contains("maintenance"), "{}", run.stderr);
+    assert!(run.stderr.contains("it answers 503 and a web page (\"Down for maintenance\")"), "{}", run.stderr);
     home.assert_no_secret(&run.stderr);
 }
 
@@ -232,15 +303,4 @@ fn without_a_home_to_write_to_the_session_is_kept_elsewhere_and_that_is_said() {
     let hits = home.provider.server.hits();
     assert!(!run(&["get-token", "--profile", "p"]).token().is_empty());
     assert_eq!(home.provider.server.hits(), hits, "it is found again");
-}
-
-fn get(url: &str) -> (u16, String) {
-    let url = url::Url::parse(url).unwrap();
-    let mut stream = TcpStream::connect(url.socket_addrs(|| None).unwrap()[0]).unwrap();
-    let target = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-    write!(stream, "GET {target} HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }

@@ -297,6 +297,40 @@ fn an_elevated_token_is_for_its_terminal() {
     assert_eq!(home.get_token().token(), "elevated-by-hand");
 }
 
+/// gravitational/teleport#68111: fifty clusters, fifty prompts.
+#[test]
+fn one_sign_in_serves_every_cluster_of_its_provider_and_each_makes_its_own_grant() {
+    let home = Home::new();
+    let other = home.another_cluster("q");
+    home.server.deny("ch-1", "delete", "prod");
+    other.deny("ch-2", "delete", "prod");
+    let each =
+        "n=0; for p in p q; do n=$((n+1)); \"$PLUGIN\" elevate --profile $p >$n.out 2>$n.err; echo $? >$n.code; done";
+    for run in home.shell(each)(2) {
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    }
+    assert_eq!((home.provider.device_requests().len(), home.browsed().len()), (1, 1));
+    assert_eq!((home.server.exchanges().len(), other.exchanges().len()), (1, 1));
+    assert_eq!(other.exchanges()[0]["challenge"], "ch-2");
+    assert_eq!(other.exchanges()[0].get("carry"), None, "grants of one cluster are nothing to another");
+}
+
+/// An idle tool asks once a second, and may ask just when somebody's kubectl is about to come back.
+#[test]
+fn a_program_that_happens_to_ask_gives_way_to_the_command_that_was_denied() {
+    let home = Home::new();
+    home.server.deny("ch-1", "delete", "prod");
+    home.server.taken_up_after_the_next_look();
+    let twice = "for n in 1 2; do \"$PLUGIN\" get-token --profile p >$n.out 2>$n.err; echo $? >$n.code; done";
+    for run in home.shell(twice)(2) {
+        assert_eq!((run.token(), run.stderr.as_str()), (home.base_token.clone(), ""));
+    }
+    assert_eq!(home.provider.device_requests(), []);
+    // Whoever else it may be, such as helm, is served.
+    home.server.deny("ch-2", "delete", "prod");
+    assert_eq!(home.shell(twice)(2)[1].token(), "elevated-1");
+}
+
 #[test]
 fn elevate_binds_to_the_terminal() {
     let home = Home::builder().prompt("auto").build();
@@ -307,4 +341,25 @@ fn elevate_binds_to_the_terminal() {
     terminal.expect("done");
     assert_eq!(terminal.finish()[0].token(), "elevated-1");
     assert_eq!(home.get_token().token(), home.base_token, "another terminal, or none, has base rights");
+}
+
+#[test]
+fn identifiers_of_a_server_do_not_drive_the_terminal() {
+    let home = Home::new();
+    home.server.call_grants("gr-\u{1b}[2J-");
+    home.server.deny("ch-1", "delete", "prod");
+    home.server.deny("ch-2", "delete", "dev");
+    let script =
+        "for c in elevate elevate status drop; do \"$PLUGIN\" $c --profile p >>1.out 2>>1.err; done; echo $? >1.code";
+    let run = &home.shell(script)(1)[0];
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    for line in [
+        "goes on with gr-[2J-1 from before",
+        "kubectl stepup drop gr-[2J-2",
+        "  gr-[2J-2  5 min left",
+        "gr-[2J-1 is given up",
+    ] {
+        assert!(run.stdout.contains(line), "{line:?} is not in {}", run.stdout);
+    }
+    assert!(!run.stdout.contains('\u{1b}') && !run.stderr.contains('\u{1b}'), "{:?}{:?}", run.stdout, run.stderr);
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -28,6 +29,7 @@ pub fn tests() -> Vec<Test> {
         reviews_that_make_no_sense,
         requests_of_people_that_make_no_sense,
         server_files_that_make_no_sense,
+        keys_and_stores_that_make_no_sense,
         client_files_that_make_no_sense,
         exec_infos_that_make_no_sense,
         mutated_reviews_and_forms,
@@ -558,6 +560,41 @@ fn server_files_that_make_no_sense(lab: &Lab) -> Result<()> {
         ensure!(outcome.stderr.contains("policy.yaml"), "{name}: {}", outcome.stderr);
         complains(check("serve"), &format!("serve with a policy with {name}"))?;
     }
+    Ok(())
+}
+
+fn keys_and_stores_that_make_no_sense(lab: &Lab) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("config.yaml");
+    // Its paths are relative: not the lab's own store, keys and log.
+    fs::copy(lab.config_file(), &config)?;
+    fs::copy(lab.policy_file(), directory.path().join("policy.yaml"))?;
+    let check = |subcommand: &str| {
+        let mut command = Command::new(lab.program("stepup-server"));
+        command.arg(subcommand).arg(&config);
+        command
+    };
+    let (keys, store) = (directory.path().join("keys"), directory.path().join("stepup.db"));
+    fs::create_dir(&keys)?;
+    let newer = directory.path().join("newer.db");
+    rusqlite::Connection::open(&newer)?.pragma_update(None, "user_version", 2)?;
+    let key = fs::read(&lab.pki().stepup_server.key)?;
+    for (name, file, mode, content, told) in [
+        ("a key for everybody", keys.join("a.pem"), 0o644, key.clone(), "chmod 0600"),
+        ("a key that is none", keys.join("b.pem"), 0o600, b"-----BEGIN PRIVATE KEY-----\n".to_vec(), "b.pem is not a"),
+        ("a certificate for a key", keys.join("c.pem"), 0o600, fs::read(&lab.pki().ca)?, "c.pem is not a"),
+        ("text for a store", store.clone(), 0o600, vec![b'x'; 4096], "not a database"),
+        ("a newer store", store.clone(), 0o600, fs::read(&newer)?, "newer than this program's"),
+    ] {
+        fs::write(&file, content)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
+        for subcommand in ["check", "serve"] {
+            let outcome = complains(check(subcommand), &format!("{subcommand} with {name}"))?;
+            ensure!(outcome.stderr.contains(told), "{subcommand} with {name}: {}", outcome.stderr);
+        }
+        fs::remove_file(&file)?;
+    }
+    Outcome::of(&mut check("check"))?.succeeded()?;
     Ok(())
 }
 

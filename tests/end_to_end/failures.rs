@@ -55,6 +55,11 @@ impl Unprotected<'_> {
             done(&["get", "secrets"])?;
             done(&["delete", "secret", name])?;
         }
+        // What a rule only records is as free, recorded or not.
+        let watched = lab.namespace("prod")?;
+        lab.admin(&["create", "configmap", "settings", "-n", &watched])?;
+        let delete = bob.kubectl(&["delete", "configmap", "settings", "-n", &watched])?;
+        delete.succeeded().with_context(|| format!("{when}: what is only recorded"))?;
         bob.kubectl(&["delete", "namespace", &namespace, "--wait=false"])?.succeeded().context(when.to_owned())?;
         // The namespace controller cleans up behind it, secrets and all.
         await_that(ORDINARY, || match lab.admin(&["get", "namespace", &namespace]) {
@@ -288,17 +293,20 @@ fn killed_at_any_moment_nothing_is_used_twice_and_no_record_is_missing(shared: &
     let lab = &shared.another("killed", Options::default())?;
     let raw = &Raw::new(lab)?;
     let namespace = lab.namespace("prod")?;
-    let step_up = raw.sign_in("alice", Some(MFA))?;
     let paths: Vec<String> =
         (0..GRANTS).map(|number| raw.network_policy(&namespace, &format!("policy-{number}"))).collect::<Result<_>>()?;
     // Deterministic, as far as the moments of a busy machine are: xorshift.
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let mut all = Vec::new();
     for round in 0..ROUNDS {
+        // All of them together may take longer than a sign-in is fresh.
+        let step_up = &raw.sign_in("alice", Some(MFA))?;
+        // Something new each time: what changes nothing may be done again within seconds, and nobody could tell.
+        let value = &round.to_string();
         let mut grants = Vec::new();
         for path in &paths {
-            let challenge = raw.challenge_of_patch(path, &step_up)?;
-            let (elevated, grant) = raw.elevate(&step_up, &[("challenge", &challenge)])?;
+            let challenge = Answer::of(raw.patch_to(path, step_up, value))?.challenge()?;
+            let (elevated, grant) = raw.elevate(step_up, &[("challenge", &challenge)])?;
             grants.push((path, elevated, grant));
         }
         random ^= random << 13;
@@ -313,7 +321,7 @@ fn killed_at_any_moment_nothing_is_used_twice_and_no_record_is_missing(shared: &
                     scope.spawn(move || {
                         started.store(true, Ordering::Release);
                         // Whatever the answer is, or whether there is one: the API server's log has it.
-                        let _ = Answer::of(raw.patch(path, elevated));
+                        let _ = Answer::of(raw.patch_to(path, elevated, value));
                     });
                 }
             }
@@ -326,7 +334,7 @@ fn killed_at_any_moment_nothing_is_used_twice_and_no_record_is_missing(shared: &
         lab.restart_stepup_server().with_context(|| format!("round {round}"))?;
         // Again, with all that the dead server knew: whoever was not answered may not have a second use.
         for (path, elevated, grant) in grants {
-            let last = Answer::of(raw.patch(path, &elevated))?;
+            let last = Answer::of(raw.patch_to(path, &elevated, value))?;
             ensure!([200, 429, 403].contains(&last.status), "round {round}: {}", last.text());
             all.push(grant);
         }
@@ -353,8 +361,9 @@ fn killed_at_any_moment_nothing_is_used_twice_and_no_record_is_missing(shared: &
         let (mints, uses) = (count("mint", grant), count("use", grant));
         ensure!(mints == 1, "{grant} has {mints} records of its making");
         ensure!(changes <= 1, "{grant} was used {changes} times");
-        // After its last try every grant is used up: that use has its one record, whether or not its answer arrived.
-        ensure!(uses == 1, "{grant} changed {changes} objects and has {uses} records of use");
+        // After its last try every grant is used up, whether or not its answer arrived. Other tries may have been the same
+        // use going on: a change that came to nothing may be made again within seconds, which is on record too.
+        ensure!((1..=RACERS + 1).contains(&uses), "{grant} changed {changes} objects and has {uses} records of use");
     }
     let mut ids: Vec<&str> = records.iter().filter_map(|record| record["id"].as_str()).collect();
     let total = ids.len();

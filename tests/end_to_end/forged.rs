@@ -75,13 +75,16 @@ fn a_used_token_is_worth_nothing(lab: &Lab) -> Result<()> {
     let (elevated, grant) = raw.elevate(&step_up, &[("challenge", &challenge)])?;
 
     // All at once, so that every one of them could be the first.
-    let start = Barrier::new(REQUESTS);
+    let start = &Barrier::new(REQUESTS);
     let statuses: Vec<u16> = thread::scope(|scope| {
         let requests: Vec<_> = (0..REQUESTS)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|number| {
+                // Each another change: the same one again within seconds is no other use.
+                let body = json!({"metadata": {"annotations": {"touched": number.to_string()}}}).to_string();
+                let request = raw.patch(&path, &elevated).body(body);
+                scope.spawn(move || {
                     start.wait();
-                    Answer::of(raw.patch(&path, &elevated)).map(|answer| answer.status)
+                    Answer::of(request).map(|answer| answer.status)
                 })
             })
             .collect();

@@ -11,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use lab::person::Account;
 use lab::process::await_that;
 use lab::{Lab, Options, Outcome, Session, Test};
@@ -56,11 +58,12 @@ fn nothing_secret_shows_anywhere(shared: &Lab) -> Result<()> {
     }
     places.push(("the browser's log".to_owned(), day.alice.browser_log().into_bytes()));
 
-    let secrets = secrets(lab, &given, &day.kept)?;
-    for kind in
-        ["device_code", "code_verifier", "code", "id_token", "refresh_token", "elevated", "kept", "key", "password"]
-    {
-        ensure!(secrets.iter().any(|secret| secret.kind == kind), "the story has met no {kind}");
+    let mut secrets = secrets(lab, &given, &day.kept)?;
+    secrets.extend(day.secrets);
+    let kinds =
+        ["device_code", "code_verifier", "code", "id_token", "refresh_token", "elevated", "kept", "key", "password"];
+    for kind in kinds.iter().chain(&["run", "proxy", "client"]) {
+        ensure!(secrets.iter().any(|secret| secret.kind == *kind), "the story has met no {kind}");
     }
     let mut leaks = Vec::new();
     for (place, content) in &places {
@@ -83,13 +86,18 @@ struct Day {
     shown: Vec<(String, Vec<u8>)>,
     /// The files of tokens, as they were after each command.
     kept: Vec<Value>,
+    /// What neither the provider nor those files know of.
+    secrets: Vec<Secret>,
 }
+
+/// What this client's secret is, is told to kubectl-stepup alone.
+const CLIENT: (&str, &str) = ("kubernetes-step-up", "client-secret-0f6cbb7e");
 
 impl Day {
     fn new(lab: &Lab) -> Result<Self> {
         let alice = lab.new_session("alice")?.with("RUST_LOG", "trace").with("RUST_BACKTRACE", "full");
-        alice.set_up(&[])?;
-        Ok(Self { alice, shown: vec![], kept: vec![] })
+        alice.set_up(&["--preflight", "off"])?;
+        Ok(Self { alice, shown: vec![], kept: vec![], secrets: vec![] })
     }
 
     fn run(&mut self, program: &str, arguments: &[&str]) -> Result<Outcome> {
@@ -100,7 +108,7 @@ impl Day {
             self.shown.push((format!("output of {line}"), outcome.stdout.clone().into_bytes()));
         }
         self.shown.push((format!("messages of {line}"), outcome.stderr.clone().into_bytes()));
-        for directory in ["cache/alice/elevated", "cache/alice/step-up"] {
+        for directory in ["cache/alice/elevated", "cache/.step-up"] {
             for file in files_under(&self.alice.home().join(directory)).unwrap_or_default() {
                 self.kept.extend(fs::read(file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok()));
             }
@@ -131,9 +139,76 @@ impl Day {
         }
         // The browser on this machine: authorization code, state, verifier.
         self.stepup("login --force --flow browser")?.succeeded()?;
+        self.proxies(lab)?;
+        self.looks_around(lab)?;
+        self.another_client(lab)?;
         self.things_break()?;
         self.stepup("drop --all")?;
         self.stepup("logout")?.succeeded().map(drop)
+    }
+
+    /// Programs that go through a proxy know a secret that lets them in.
+    fn proxies(&mut self, lab: &Lab) -> Result<()> {
+        let prod = lab.namespace("prod")?;
+        lab.admin(&["create", "secret", "generic", "db", "-n", &prod, "--from-literal=k=v"])?;
+        let get = format!("kubectl get secret db -n {prod} -v=9");
+        let [run, proxy] = ["run", "proxy"].map(|name| lab.directory().join(format!("{name}-kubeconfig")));
+        let script = format!("{get} && cat /proc/self/environ && cp \"$KUBECONFIG\" '{}'", run.display());
+        self.run("kubectl-stepup", &["run", "--", "sh", "-c", &script])?.succeeded()?;
+        ensure!(lab.story_of(&prod)?.contains(&"mint".to_owned()), "nobody stepped up");
+        let script = format!(
+            "kubectl-stepup proxy --for 60s --kubeconfig-out \"$0\" & \
+             until [ -s \"$0\" ]; do sleep 0.1; done; KUBECONFIG=$0 {get}; code=$?; cp \"$0\" \"$0.copy\"; kill $!; wait; exit $code"
+        );
+        self.run("sh", &["-c", &script, &proxy.to_string_lossy()])?.succeeded()?;
+        for (kind, file) in [("run", run), ("proxy", proxy.with_extension("copy"))] {
+            let config: Value = serde_json::from_str(&fs::read_to_string(file)?)?;
+            let text = config["users"][0]["user"]["token"].as_str().context("no token in the kubeconfig")?;
+            self.secrets.push(Secret::new(kind, text));
+        }
+        Ok(())
+    }
+
+    /// Preflight, and the commands that tell.
+    fn looks_around(&mut self, lab: &Lab) -> Result<()> {
+        let prod = lab.namespace("prod")?;
+        lab.admin(&["create", "secret", "generic", "db", "-n", &prod, "--from-literal=k=v"])?;
+        self.stepup("setup --profile alice --preflight on")?.succeeded()?;
+        self.stepup("login --force")?.succeeded()?;
+        self.run("kubectl", &["get", "secret", "db", "-n", &prod, "-v=9"])?.succeeded()?;
+        self.stepup("doctor")?.succeeded()?;
+        self.stepup("doctor -o json")?.succeeded()?;
+        self.stepup("doctor --step-up")?.succeeded()?;
+        self.stepup("explain delete namespace prod")?.succeeded()?;
+        self.stepup("history")?.succeeded()?;
+        self.stepup("history -o json")?.succeeded()?;
+        self.stepup("setup --profile alice --preflight off")?.succeeded().map(drop)
+    }
+
+    /// Another client for step-ups, with a secret, that the provider does not know.
+    fn another_client(&mut self, lab: &Lab) -> Result<()> {
+        let (client, secret) = CLIENT;
+        let basic = BASE64_STANDARD.encode(format!("{client}:{secret}"));
+        self.secrets.extend([Secret::new("client", secret), Secret::new("client", &basic)]);
+        let file = lab.directory().join("client-secret");
+        fs::write(&file, secret)?;
+        let file = file.to_string_lossy().into_owned();
+        let to_it =
+            ["--step-up-method", "client", "--step-up-client-id", client, "--step-up-client-secret-file", &file];
+        let setup = ["setup", "--profile", "alice"];
+        self.run("kubectl-stepup", &[&setup[..], &to_it, &["--dry-run"]].concat())?.succeeded()?;
+        self.run("kubectl-stepup", &[&setup[..], &to_it].concat())?.succeeded()?;
+        let profile = fs::read_to_string(self.alice.home().join("config/profiles/alice.json"))?;
+        ensure!(profile.contains(secret), "the profile does not have it");
+        // So that no earlier sign-in will do.
+        self.stepup("logout")?.succeeded()?;
+        self.stepup("login")?.succeeded()?;
+        self.stepup("elevate --for delete namespace prod")?.failed_with("invalid_client")?;
+        self.stepup("doctor --step-up")?.failed_with("")?;
+        self.stepup("status -o json")?.succeeded()?;
+        let one = &to_it[2..];
+        self.run("kubectl-stepup", &[&setup[..], &["--try"], one].concat())?.succeeded()?;
+        self.stepup("elevate --for delete namespace prod")?.succeeded().map(drop)
     }
 
     /// What breaks, breaks without a word of what it held.
@@ -288,7 +363,7 @@ fn only_private_files_hold(secrets: &[Secret], lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn files_under(directory: &Path) -> Result<Vec<PathBuf>> {
+pub fn files_under(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

@@ -175,8 +175,14 @@ fn an_administrator_takes_a_grant_away(lab: &Lab) -> Result<()> {
 
     // To anybody else it is as if there were no such grant.
     lab.someone_like("bob")?.stepup(&["drop", &grant])?.failed_with("no such grant")?;
+    lab.someone_like("bob")?.stepup(&["status", "--all"])?.failed_with("only administrators")?;
     lab.kubectl_with_token(&token, &get)?.succeeded()?;
-    lab.session("carol")?.stepup(&["drop", &grant])?.succeeded()?;
+    let carol = lab.session("carol")?;
+    ensure!(!carol.stepup(&["status"])?.succeeded()?.stdout.contains(&grant));
+    let all = carol.stepup(&["status", "--all"])?.succeeded()?.stdout;
+    let line = all.lines().find(|line| line.contains(&grant)).context("the administrator does not see it")?;
+    ensure!(line.ends_with(alice.name()), "{line}");
+    carol.stepup(&["drop", &grant])?.succeeded()?;
 
     lab.kubectl_with_token(&token, &get)?.failed_with("step-up required")?;
     window.run(&format!("kubectl {}", get.join(" ")))?.failed_with("step-up required")?;

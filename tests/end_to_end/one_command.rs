@@ -5,12 +5,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::Utc;
 use lab::process::await_that;
 use lab::{Lab, Outcome, Session, Test};
 use serde_json::{Value, json};
 
-use crate::objects::{deployment, names, namespace_with_deployments, network_policy};
+use crate::objects::{await_next_second, deployment, names, namespace_with_deployments, network_policy};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -21,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         deletes_three_namespaces_with_one_sign_in,
         scales_a_deployment,
         applies_a_manifest_from_stdin,
+        applies_a_manifest_from_stdin_through_run,
         applies_a_manifest_on_the_server_side,
         patches_once,
         deletes_all_of_a_kind_with_one_sign_in,
@@ -100,6 +100,11 @@ fn applies_a_manifest_from_stdin(lab: &Lab) -> Result<()> {
     applies(lab, &["apply", "-f", "-"])
 }
 
+/// What is typed to `run` is for the program that it runs.
+fn applies_a_manifest_from_stdin_through_run(lab: &Lab) -> Result<()> {
+    applies(lab, &["stepup", "run", "--", "kubectl", "apply", "-f", "-"])
+}
+
 fn applies_a_manifest_on_the_server_side(lab: &Lab) -> Result<()> {
     applies(lab, &["apply", "--server-side", "-f", "-"])
 }
@@ -171,12 +176,8 @@ fn deletes_a_collection_with_one_use(lab: &Lab) -> Result<()> {
     let mut window = alice.window()?;
 
     for round in 1..=2 {
-        // Objects say to the second when they were made: those of the second round are newer than the first request.
-        let before = Utc::now().timestamp();
-        await_that(LIMIT, || {
-            ensure!(Utc::now().timestamp() > before);
-            Ok(())
-        })?;
+        // Those of the second round are newer than the first request.
+        await_next_second()?;
         for name in ["a", "b", "c", "d"] {
             lab.apply(&network_policy(&namespace, name))?;
         }
@@ -209,8 +210,24 @@ fn changes_a_role_for_a_reason_that_was_given(lab: &Lab) -> Result<()> {
 
     ensure!(names(lab, "roles", &namespace)? == ["reader"]);
     let records = lab.records_about(&namespace)?;
-    let used = records.iter().find(|record| record["event"] == "use").context("no use recorded")?;
-    ensure!(used["reason"] == "OPS-4711" && used["acr"] == "urn:stepup:mfa", "{used}");
+    let record = |event: &str| records.iter().find(|record| record["event"] == event).with_context(|| event.to_owned());
+    let (used, made) = (record("use")?, record("mint")?);
+    for (what, is) in [
+        ("user", json!(alice.name())),
+        ("actions", json!([format!("create roles.rbac.authorization.k8s.io/reader -n {namespace}")])),
+        ("rules", json!(["roles"])),
+        ("source", json!("127.0.0.1")),
+        ("acr", json!("urn:stepup:mfa")),
+        ("authTime", made["authTime"].clone()),
+        ("reason", json!("OPS-4711")),
+        ("grant", made["grant"].clone()),
+        ("challenge", made["challenge"].clone()),
+        ("decision", json!("allowed")),
+    ] {
+        ensure!(used[what] == is && !is.is_null(), "{what} is not {is} in {used:#}");
+    }
+    ensure!(used["uid"].as_str().is_some_and(|uid| uid.len() == 36), "no uid in {used:#}");
+    ensure!(used["latencyMicros"].as_u64().is_some_and(|micros| micros > 0), "no latency in {used:#}");
     await_that(LIMIT, || {
         let events = lab.kube_audit_events()?;
         let created = |event: &&Value| {
@@ -220,8 +237,12 @@ fn changes_a_role_for_a_reason_that_was_given(lab: &Lab) -> Result<()> {
         };
         let event = events.iter().find(created).context("the creation is not in the cluster's audit log")?;
         let annotations = event["annotations"].as_object().context("no annotations")?;
-        let reason = annotations.iter().find(|(name, _)| name.ends_with("/reason")).map(|(_, reason)| reason);
-        ensure!(reason == Some(&json!("OPS-4711")), "{annotations:?}");
+        for (name, is) in
+            [("rule", &json!("roles")), ("grant", &used["grant"]), ("acr", &used["acr"]), ("reason", &used["reason"])]
+        {
+            let annotation = annotations.get(&format!("admit.kubectl-stepup.io/{name}"));
+            ensure!(annotation == Some(is), "{name} is not {is} in {annotations:?}");
+        }
         Ok(())
     })
 }
@@ -251,8 +272,9 @@ fn parallel_commands_share_one_prompt(lab: &Lab) -> Result<()> {
     let before = alice.sign_ins();
     let mut window = alice.window()?;
 
+    // A script's: what an interactive shell puts into the background opens no browser.
     let all = format!("for name in a b c d e f; do kubectl delete deployment $name -n {namespace} & done; wait");
-    let seen = window.run(&all)?.stdout;
+    let seen = window.run(&format!("sh -c '{all}'"))?.stdout;
 
     ensure!(names(lab, "deployments", &namespace)?.is_empty(), "{seen}");
     ensure!(alice.sign_ins() == before + 1, "one sign-in, not\n{}\n{seen}", alice.browser_log());

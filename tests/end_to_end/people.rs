@@ -158,7 +158,7 @@ fn who_presses_ctrl_c_is_told_so(lab: &Lab) -> Result<()> {
 
 fn a_prompt_that_nobody_answers_ends(lab: &Lab) -> Result<()> {
     let options = Options {
-        provider_environment: vec![("LAB_TTL_DEVICE_CODE".to_owned(), "3".to_owned())],
+        provider_environment: vec![("LAB_TTL_DEVICE_CODE".to_owned(), "12".to_owned())],
         ..Options::default()
     };
     let lab = lab.another("short-codes", options)?;

@@ -124,9 +124,14 @@ impl<'a> Raw<'a> {
 
     /// A change of the object at `path`.
     pub fn patch(&self, path: &str, token: &str) -> RequestBuilder {
+        self.patch_to(path, token, "yes")
+    }
+
+    /// A change that leaves `value` there.
+    pub fn patch_to(&self, path: &str, token: &str, value: &str) -> RequestBuilder {
         self.api(Method::PATCH, path, token)
             .header("content-type", "application/merge-patch+json")
-            .body(r#"{"metadata":{"annotations":{"touched":"yes"}}}"#)
+            .body(format!(r#"{{"metadata":{{"annotations":{{"touched":"{value}"}}}}}}"#))
     }
 
     /// Tries that change without a step-up, and gives the challenge that it is answered with.
@@ -211,4 +216,12 @@ pub fn token(header: &str, claims: &str, key: &EncodingKey, algorithm: Algorithm
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm)?;
     Ok(format!("{message}.{signature}"))
+}
+
+/// The provider's token `like` that one, but for its groups: what a provider would say that lets people choose theirs.
+pub fn with_groups(lab: &Lab, like: &str, groups: &[&str]) -> Result<String> {
+    let key = EncodingKey::from_rsa_pem(&std::fs::read(&lab.pki().provider_signing_key)?)?;
+    let mut claims = claims(like)?;
+    claims["groups"] = json!(groups);
+    token(&header(like)?.to_string(), &claims.to_string(), &key, Algorithm::RS256)
 }

@@ -44,6 +44,7 @@ fn candidates(words: &[String]) -> (Vec<String>, &'static str) {
     let mut command = &root;
     let mut wants: Option<&clap::Arg> = None;
     let mut values = 0;
+    let mut words_of_its_own = 0;
     for word in before {
         let flag = command.get_arguments().find(|arg| is_called(arg, word));
         if let Some(flag) = flag {
@@ -51,10 +52,11 @@ fn candidates(words: &[String]) -> (Vec<String>, &'static str) {
             values = 0;
         } else if wants.is_some_and(|flag| flag.get_num_args().is_some_and(|range| range.max_values() > values + 1)) {
             values += 1;
-        } else if wants.take().is_none()
-            && let Some(next) = command.find_subcommand(word)
-        {
-            command = next;
+        } else if wants.take().is_none() {
+            match command.find_subcommand(word) {
+                Some(next) => command = next,
+                None => words_of_its_own += 1,
+            }
         }
     }
     if unfinished.starts_with('-') {
@@ -74,7 +76,7 @@ fn candidates(words: &[String]) -> (Vec<String>, &'static str) {
         return (starting_with(unfinished, commands), NO_FILES);
     }
     match command.get_positionals().next() {
-        Some(positional) => values_of(positional, 0, unfinished),
+        Some(positional) => values_of(positional, words_of_its_own, unfinished),
         None => (Vec::new(), NO_FILES),
     }
 }
@@ -84,7 +86,12 @@ fn values_of(arg: &clap::Arg, index: usize, unfinished: &str) -> (Vec<String>, &
         "profile" => Profile::names(&Paths::find()).iter().map(ToString::to_string).collect(),
         "what" if index == 0 => resource::VERBS.iter().map(ToString::to_string).collect(),
         "what" if index == 1 => resource::names().map(ToOwned::to_owned).collect(),
-        id if id.ends_with("_ca") || id.ends_with("_file") || id == "kubeconfig" => return (Vec::new(), FILES),
+        id if id.ends_with("_ca")
+            || id.ends_with("_file")
+            || matches!(id, "kubeconfig" | "kubeconfig_out" | "command") =>
+        {
+            return (Vec::new(), FILES);
+        }
         _ => arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect(),
     };
     (starting_with(unfinished, known.into_iter()), NO_FILES)
@@ -129,6 +136,7 @@ mod tests {
         assert_eq!(offered("elevate --for del"), ["delete", "deletecollection"]);
         assert_eq!(offered("elevate --for delete namesp"), ["namespaces"]);
         assert!(offered("elevate --for delete ns ").is_empty());
+        assert_eq!(offered("explain -n prod delete namesp"), ["namespaces"]);
         assert_eq!(offered("elevate --for delete ns prod --rea"), ["--reason"]);
         assert_eq!(offered("completion po"), ["powershell"]);
         assert_eq!(candidates(&["setup".into(), "--issuer-ca".into(), String::new()]).1, FILES);

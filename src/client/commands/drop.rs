@@ -9,12 +9,17 @@ use crate::client::cache::{self, Elevated};
 use crate::client::cli::Drop;
 use crate::client::error::Error;
 use crate::client::parent::Asker;
+use crate::client::profile::Profile;
+use crate::client::words::plain;
 use crate::client::{Clock, output};
 
 /// Revokes grants on the server and forgets their tokens here. What is here is forgotten even if the server is away.
 pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
     let profile = Chosen::find(&args.target)?.profile;
     let held = cache::all_elevated(&profile.files, clock());
+    if profile.provider_only.is_some() {
+        return forget_here(args, &profile, &held);
+    }
     let server = server(&profile, clock).map(|(_, server)| server);
     let mut failed = None;
     let ids = if args.all {
@@ -46,7 +51,18 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
             Err(error) => Err(Error::Failed(error.to_string())),
         };
         match revoked {
-            Ok(()) => output::line(format_args!("{id} is given up.")),
+            Ok(()) => {
+                let copy = held.iter().find(|(_, elevated)| elevated.has(id) && elevated.grant.irrevocable);
+                let expiry = copy.and_then(|(_, elevated)| DateTime::from_timestamp(elevated.expires_at, 0));
+                let id = plain(id);
+                output::line(match expiry {
+                    None => format!("{id} is given up."),
+                    Some(at) => format!(
+                        "{id} is given up here; a copy of its token would be good until {}.",
+                        at.format("%H:%M:%S UTC")
+                    ),
+                });
+            }
             Err(error) => {
                 let expiry =
                     held.iter().find(|(_, elevated)| elevated.grant.id == *id).map(|(_, elevated)| elevated.expires_at);
@@ -69,6 +85,35 @@ pub fn run(args: &Drop, clock: Clock) -> Result<ExitCode, Error> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Without stepup-server there is nobody to tell: tokens are forgotten, and so is the sign-in that would be used again.
+fn forget_here(args: &Drop, profile: &Profile, held: &[(String, Elevated)]) -> Result<ExitCode, Error> {
+    let here = here();
+    let is_meant = |scope: &String, elevated: &Elevated| {
+        args.all || args.grants.contains(&elevated.grant.id) || args.grants.is_empty() && Some(scope) == here.as_ref()
+    };
+    let scope = Asker::find().map(|asker| asker.terminal_or_parent());
+    match (args.all, &scope) {
+        (true, _) => cache::forget_sign_in(&profile.sign_ins(), None)?,
+        (false, Some(scope)) => cache::forget_sign_in(&profile.sign_ins(), Some(scope))?,
+        (false, None) => {}
+    }
+    let mut found = false;
+    for (_, elevated) in held.iter().filter(|(scope, elevated)| is_meant(scope, elevated)) {
+        found = true;
+        cache::forget_grant(&profile.files, &elevated.grant.id)?;
+        let until = DateTime::from_timestamp(elevated.expires_at, 0);
+        output::line(format_args!(
+            "{} is forgotten here; a copy of its token would be good until the provider's own expiry, {} or later.",
+            plain(&elevated.grant.id),
+            until.map(|at| at.format("%H:%M:%S UTC").to_string()).unwrap_or_default()
+        ));
+    }
+    if !found {
+        output::line("There is no stronger token here to forget.");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The scope that `elevate` binds to from here, as the cache calls it.

@@ -4,24 +4,29 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 
-use super::{Chosen, duration, plain, server, until};
+use super::{Chosen, Named, server};
 use crate::action::Action;
 use crate::client::cache::{self, Elevated};
 use crate::client::cli::Elevate;
 use crate::client::error::Error;
 use crate::client::parent::{self, Asker};
-use crate::client::profile::Profile;
-use crate::client::resource::{self, Scope};
+use crate::client::preflight::digest;
+use crate::client::profile::{Profile, ProviderOnly};
+use crate::client::provider_only::{self, OwnToken};
 use crate::client::session::{self, LoginOptions};
-use crate::client::step_up::{self, Bind, StepUpOptions};
+use crate::client::step_up::{self, Bind, StepUpOptions, Turn};
+use crate::client::words::{left, plain, until};
 use crate::client::{Clock, output, prompt};
 use crate::wire::challenge::Challenge;
 
 /// Steps up: for the newest challenge, or for the actions that were named.
 pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
     let chosen = Chosen::find(&args.target)?;
-    let actions = if args.what.is_empty() { None } else { Some(named_actions(args, &chosen)?) };
+    let actions = if args.what.is_empty() { None } else { Some(named(args).actions(&chosen)?) };
     let profile = &chosen.profile;
+    if let Some(settings) = &profile.provider_only {
+        return at_the_provider(args, profile, settings, &actions.unwrap_or_default(), clock);
+    }
     let (_, server) = match server(profile, clock) {
         Err(Error::NotSignedIn { .. }) if prompt::person_is_there() => {
             session::login(profile, LoginOptions::default(), clock)?;
@@ -30,9 +35,14 @@ pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
         other => other?,
     };
     let challenges = match &actions {
-        None => newest(server.challenges()?.challenges)?,
+        None => {
+            let pending = server.all_challenges()?;
+            digest::refresh(profile, &server, &pending.user, digest::NOW, clock());
+            newest(pending.challenges)?
+        }
         Some(actions) => {
             let answer = server.ask(actions)?;
+            digest::refresh(profile, &server, &answer.user, digest::USUAL_AGE, clock());
             for action in &answer.unprotected {
                 output::line(format_args!("No step-up is needed to {}.", plain(&action.to_string())));
             }
@@ -43,32 +53,56 @@ pub fn run(args: &Elevate, clock: Clock) -> Result<ExitCode, Error> {
             open
         }
     };
-    let options = StepUpOptions {
-        reason: args.reason.clone(),
-        ttl: args.ttl,
-        bind: if args.share { Bind::Anyone } else { Bind::Terminal },
-        // Somebody typed this: it is no background caller, whatever its terminal looks like.
-        interactive: std::env::var_os(prompt::WHEN).is_none_or(|when| when != "never"),
-    };
-    let elevated = step_up::take_up(profile, &challenges, &options, clock)?;
+    let elevated = step_up::take_up(profile, &challenges, &options(args), clock)?;
     for line in report(&elevated, args.share, clock()) {
         output::line(line);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn named_actions(args: &Elevate, chosen: &Chosen) -> Result<Vec<Action>, Error> {
-    let of_context = chosen.current.as_ref().and_then(|current| current.namespace.as_deref());
-    let scope = if args.all_namespaces {
-        Scope::AllNamespaces
-    } else if args.cluster_scoped {
-        Scope::Cluster
-    } else {
-        Scope::Namespace(args.namespace.as_deref().or(of_context).unwrap_or("default"))
+/// The same without stepup-server: a stronger sign-in, whatever it is for.
+fn at_the_provider(
+    args: &Elevate,
+    profile: &Profile,
+    settings: &ProviderOnly,
+    actions: &[Action],
+    clock: Clock,
+) -> Result<ExitCode, Error> {
+    let session = match session::current(profile, clock) {
+        Err(Error::NotSignedIn { .. }) if prompt::person_is_there() => {
+            session::login(profile, LoginOptions::default(), clock)?.session
+        }
+        other => other?,
     };
-    let actions = resource::actions(&args.what, args.subresource.as_deref(), scope);
-    let checked = |action: Action| action.checked().map_err(|error| Error::Usage(error.to_string()));
-    actions.map_err(|error| Error::Usage(error.to_string()))?.into_iter().map(checked).collect()
+    digest::renew(profile, digest::USUAL_AGE, clock);
+    let options = options(args);
+    let turn = Turn::take(profile, options.interactive, clock)?;
+    let own = OwnToken { settings, person: &session.person, clock };
+    let elevated = turn.take_up(&own, &[provider_only::challenge(settings, actions, clock())], &options)?;
+    for line in report(&elevated, args.share, clock()) {
+        output::line(line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &Elevate) -> StepUpOptions {
+    StepUpOptions {
+        reason: args.reason.clone(),
+        ttl: args.ttl,
+        bind: if args.share { Bind::Anyone } else { Bind::Terminal },
+        // Somebody typed this: it is no background caller, whatever its terminal looks like.
+        interactive: std::env::var_os(prompt::WHEN).is_none_or(|when| when != "never"),
+    }
+}
+
+fn named(args: &Elevate) -> Named<'_> {
+    Named {
+        words: &args.what,
+        subresource: args.subresource.as_deref(),
+        namespace: args.namespace.as_deref(),
+        all_namespaces: args.all_namespaces,
+        cluster_scoped: args.cluster_scoped,
+    }
 }
 
 /// The challenges that no token here answers already; says so about the others.
@@ -81,7 +115,7 @@ fn not_yet_granted(challenges: Vec<Challenge>, profile: &Profile, now: DateTime<
         let answered = challenge.covered_by.as_ref().and_then(|id| held.iter().find(|held| carries(held, id)));
         match answered {
             Some(elevated) => {
-                let left = duration(elevated.expires_at - now.timestamp());
+                let left = left(elevated.expires_at - now.timestamp());
                 output::line(format_args!("Granted already, for {left} more: {}", described(&challenge)));
             }
             None => open.push(challenge),
@@ -127,16 +161,19 @@ fn report(elevated: &Elevated, share: bool, now: DateTime<Utc>) -> Vec<String> {
     };
     // The token's own life is by this machine's clock.
     let left = DateTime::from_timestamp(elevated.expires_at, 0)
-        .map_or_else(|| duration((grant.expires_at - now).num_seconds()), |at| until(at, now));
+        .map_or_else(|| until(grant.expires_at, now), |at| until(at, now));
     let mut lines = vec![format!("{whom} may now, {uses}, for {left}:")];
     lines.extend(grant.covers.iter().map(|covered| format!("  {}", plain(covered))));
     if !grant.groups.is_empty() {
         lines.push(format!("  with the groups {}", plain(&grant.groups.join(", "))));
     }
     if !elevated.carries.is_empty() {
-        lines.push(format!("and goes on with {} from before.", elevated.carries.join(", ")));
+        lines.push(format!("and goes on with {} from before.", plain(&elevated.carries.join(", "))));
     }
-    lines.push(format!("To give it up: kubectl stepup drop {}", grant.id));
+    lines.push(format!("To give it up: kubectl stepup drop {}", plain(&grant.id)));
+    if grant.irrevocable {
+        lines.push("It cannot be ended early: a copy of its token would be good until then.".to_owned());
+    }
     lines
 }
 
@@ -163,6 +200,7 @@ mod tests {
             created_at: now,
             expires_at: now + chrono::TimeDelta::seconds(300),
             uses_left: Some(1),
+            irrevocable: false,
         };
         let elevated = Elevated { token: Secret::new("t"), expires_at: now.timestamp() + 290, grant, carries: vec![] };
         assert_eq!(

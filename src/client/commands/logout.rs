@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use super::{Chosen, plain, server};
+use super::{Chosen, server};
 use crate::client::cli::Logout as Args;
 use crate::client::error::Error;
 use crate::client::profile::Profile;
 use crate::client::session::{self, Logout};
+use crate::client::words::plain;
 use crate::client::{Clock, cache, output};
 
 /// Drops all grants, revokes the session where the provider can, and forgets everything.

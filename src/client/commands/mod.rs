@@ -1,15 +1,19 @@
 //! The commands that people type: each one a function that reads as its story.
 
 pub mod completion;
+pub mod doctor;
 pub mod drop;
 pub mod elevate;
+pub mod explain;
+pub mod history;
 pub mod login;
 pub mod logout;
+pub mod proxy;
+pub mod run;
 pub mod setup;
 pub mod status;
 
-use chrono::{DateTime, Utc};
-
+use crate::action::Action;
 use crate::client::Clock;
 use crate::client::cache::Session;
 use crate::client::cli::Target;
@@ -17,7 +21,11 @@ use crate::client::error::Error;
 use crate::client::kubeconfig::{Current, Files, KubeconfigError};
 use crate::client::paths::Paths;
 use crate::client::profile::{Name, Profile};
+use crate::client::resource::{self, Scope};
 use crate::client::{api, session};
+
+/// Environment variable that tells what `run` runs which profile is meant where the kubeconfig names none: its own does not.
+const RUN_PROFILE: &str = "KUBECTL_STEPUP_RUN_PROFILE";
 
 /// The profile that is meant, and what the kubeconfig says about it.
 struct Chosen {
@@ -35,7 +43,8 @@ impl Chosen {
         } else {
             let current = current?;
             let from_context = current.as_ref().and_then(|current| current.profile.as_deref()?.parse().ok());
-            (from_context.map_or_else(|| only_profile(&paths), Ok)?, current)
+            let of_run = || std::env::var(RUN_PROFILE).ok()?.parse().ok();
+            (from_context.or_else(of_run).map_or_else(|| only_profile(&paths), Ok)?, current)
         };
         Ok(Self { profile: Profile::load(&paths, &name)?, current })
     }
@@ -85,6 +94,17 @@ impl From<KubeconfigError> for Error {
     }
 }
 
+/// Refuses where stepup-server alone could answer and the profile does without, on purpose: to name one would end that.
+fn needs_server(profile: &Profile, instead: &str) -> Result<(), Error> {
+    if profile.provider_only.is_none() {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "profile {} steps up at the identity provider, without stepup-server, so nobody here can tell: {instead}",
+        profile.name
+    )))
+}
+
 /// stepup-server, in the name of who is signed in.
 fn server(profile: &Profile, clock: Clock) -> Result<(Session, api::Server), Error> {
     let session = session::current(profile, clock)?;
@@ -92,53 +112,28 @@ fn server(profile: &Profile, clock: Clock) -> Result<(Session, api::Server), Err
     Ok((session, server))
 }
 
-/// `4 min 50 s`, `2 h 5 min`, `3 d 4 h`.
-fn duration(seconds: i64) -> String {
-    let part = |large: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {small_unit}") }
-    };
-    match seconds.max(0) {
-        s @ 0..60 => format!("{s} s"),
-        s @ 60..3600 => part(s / 60, "min", s % 60, "s"),
-        s @ 3600..86400 => part(s / 3600, "h", s % 3600 / 60, "min"),
-        s => part(s / 86400, "d", s % 86400 / 3600, "h"),
-    }
+/// Actions as people name them: a verb, a resource and names, as kubectl has them.
+struct Named<'a> {
+    words: &'a [String],
+    subresource: Option<&'a str>,
+    namespace: Option<&'a str>,
+    all_namespaces: bool,
+    cluster_scoped: bool,
 }
 
-/// How long from `now` to `then`, for people.
-fn until(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    duration((then - now).num_seconds())
-}
-
-/// `one use left`, `3 uses left`, `any number of uses`.
-fn uses(left: Option<u32>) -> String {
-    match left {
-        None => "any number of uses".to_owned(),
-        Some(1) => "one use left".to_owned(),
-        Some(n) => format!("{n} uses left"),
-    }
-}
-
-/// Text from the server or the provider, made fit for a terminal: no control characters.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_for_people() {
-        for (seconds, text) in
-            [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (290, "4 min 50 s"), (7500, "2 h 5 min"), (273_600, "3 d 4 h")]
-        {
-            assert_eq!(duration(seconds), text);
-        }
-    }
-
-    #[test]
-    fn nothing_from_outside_can_move_the_cursor() {
-        assert_eq!(plain("a\u{1b}[2Jb\nc"), "a [2Jb c");
+impl Named<'_> {
+    /// The actions that are meant, in the context's namespace if none was named.
+    fn actions(&self, chosen: &Chosen) -> Result<Vec<Action>, Error> {
+        let of_context = chosen.current.as_ref().and_then(|current| current.namespace.as_deref());
+        let scope = if self.all_namespaces {
+            Scope::AllNamespaces
+        } else if self.cluster_scoped {
+            Scope::Cluster
+        } else {
+            Scope::Namespace(self.namespace.or(of_context).unwrap_or("default"))
+        };
+        let actions = resource::actions(self.words, self.subresource, scope);
+        let checked = |action: Action| action.checked().map_err(|error| Error::Usage(error.to_string()));
+        actions.map_err(|error| Error::Usage(error.to_string()))?.into_iter().map(checked).collect()
     }
 }

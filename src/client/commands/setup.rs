@@ -5,17 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use chrono::Utc;
+use reqwest::Method;
 use serde_json::Value;
 
-use super::{kubeconfig_files, plain};
-use crate::client::cli::Setup;
+use super::kubeconfig_files;
+use crate::client::cli::{Setup, Switch};
 use crate::client::error::Error;
-use crate::client::kubeconfig::{self, Edit, Wanted};
+use crate::client::http::{HttpClient, Problem, describe};
+use crate::client::kubeconfig::{self, Edit};
 use crate::client::output;
 use crate::client::paths::Paths;
-use crate::client::profile::{Flow, Profile, ServerSettings};
+use crate::client::preflight::digest;
+use crate::client::profile::{Flow, Profile, ServerSettings, StepUpSettings};
+use crate::client::prompt::{self, Interrupt, Screen};
+use crate::client::session::{self, LoginOptions};
+use crate::client::trial::{self, Wanted};
+use crate::client::words::plain;
 use crate::secret::Secret;
 
+/// For what is only asked to warn of it.
+const CONNECT: Duration = Duration::from_secs(3);
+const TOTAL: Duration = Duration::from_secs(5);
 /// Larger than any client secret; something else was named.
 const MAX_SECRET: u64 = 64 << 10;
 
@@ -27,29 +38,30 @@ pub fn run(args: &Setup) -> Result<ExitCode, Error> {
         Err(Error::NoProfile { .. }) => None,
         Err(error) => return Err(error),
     };
-    let profile = wanted_profile(args, &paths, before.as_ref())?;
+    let mut profile = wanted_profile(args, &paths, before.as_ref())?;
     let files = kubeconfig_files(args.kubeconfig.as_deref())
         .ok_or_else(|| Error::Usage("there is no home directory; name the kubeconfig with --kubeconfig".to_owned()))?;
-    let wanted = Wanted {
+    let wanted = kubeconfig::Wanted {
         user: args.user.clone().unwrap_or_else(|| args.profile.to_string()),
         profile: args.profile.to_string(),
         api_version: args.exec_api_version,
         context: args.context.clone(),
         cluster: args.cluster.clone(),
         overwrite: args.overwrite,
+        cluster_info: profile.provider_only.is_some(),
     };
     let edits = kubeconfig::plan(&files, &wanted)?;
-    let is_new_profile = before.as_ref() != Some(&profile);
     if !args.offline {
-        for warning in warnings(&profile) {
+        for warning in warnings(&mut profile) {
             output::note(format_args!("Warning: {warning}"));
         }
     }
+    let is_new_profile = before.as_ref() != Some(&profile);
     if args.dry_run {
         show(before.as_ref(), &profile, &edits);
         return Ok(ExitCode::SUCCESS);
     }
-    if !is_new_profile && edits.is_empty() {
+    if !is_new_profile && edits.is_empty() && !args.try_step_up {
         output::line(format_args!(
             "Profile {} and the kubeconfig say all of that already; nothing changed.",
             profile.name
@@ -60,12 +72,18 @@ pub fn run(args: &Setup) -> Result<ExitCode, Error> {
         profile.save()?;
         output::line(format_args!("Wrote {}.", profile.files.settings().display()));
     }
+    if is_new_profile && !args.offline {
+        digest::renew(&profile, digest::NOW, Utc::now);
+    }
     for edit in &edits {
         edit.write()?;
         output::line(format_args!("Changed {}.", edit.path.display()));
         for replaced in &edit.replaced {
             output::line(format_args!("  Replaced {}.", plain(replaced)));
         }
+    }
+    if args.try_step_up {
+        find_step_up(args, &paths)?;
     }
     for line in next_steps(args, &profile, &wanted, before.as_ref()) {
         output::line(line);
@@ -116,8 +134,13 @@ fn wanted_profile(args: &Setup, paths: &Paths, before: Option<&Profile>) -> Resu
     if let Some(flow) = args.flow {
         profile.flow = flow;
     }
-    if let Some(flow) = args.step_up_flow {
-        profile.step_up.flow = flow;
+    if let Some(preflight) = args.preflight {
+        profile.step_up.preflight = preflight == Switch::On;
+    }
+    set_step_up(&mut profile.step_up, args)?;
+    set_provider_only(&mut profile, args)?;
+    if args.preflight == Some(Switch::On) && !profile.steps_up() {
+        return Err(Error::Usage("--preflight on needs --server, or --step-up-acr without one".to_owned()));
     }
     if let Some(hint) = &args.login_hint {
         profile.login_hint = Some(hint.clone());
@@ -129,20 +152,147 @@ fn wanted_profile(args: &Setup, paths: &Paths, before: Option<&Profile>) -> Resu
     Ok(profile)
 }
 
-/// What the provider and the server say about themselves that will not work, and who cannot be asked.
-fn warnings(profile: &Profile) -> Vec<String> {
+/// How to step up, with all that the command line says.
+fn set_step_up(settings: &mut StepUpSettings, args: &Setup) -> Result<(), Error> {
+    if let Some(flow) = args.step_up_flow {
+        settings.flow = flow;
+    }
+    if let Some(method) = args.step_up_method {
+        settings.method = method;
+        settings.scopes = Vec::new();
+        (settings.client_id, settings.client_secret) = (None, None);
+    }
+    if !args.step_up_scope.is_empty() {
+        settings.scopes = Vec::new();
+        for scope in args.step_up_scope.iter().flat_map(|scopes| scopes.split_whitespace()) {
+            if !settings.scopes.iter().any(|known| known == scope) {
+                settings.scopes.push(scope.to_owned());
+            }
+        }
+    }
+    if let Some(client_id) = &args.step_up_client_id {
+        if settings.client_id.as_ref() != Some(client_id) {
+            settings.client_secret = None;
+        }
+        settings.client_id = Some(client_id.clone());
+    }
+    if let Some(file) = &args.step_up_client_secret_file {
+        settings.client_secret = Some(client_secret(file)?);
+    }
+    Ok(())
+}
+
+/// Step-up without stepup-server, with all that the command line says.
+fn set_provider_only(profile: &mut Profile, args: &Setup) -> Result<(), Error> {
+    if args.server.is_some() {
+        profile.provider_only = None;
+    }
+    let is_said = !args.step_up_acr.is_empty()
+        || args.step_up_max_age.is_some()
+        || args.step_up_ttl.is_some()
+        || !args.protect.is_empty()
+        || args.protect_file.is_some()
+        || args.digest_configmap.is_some();
+    if !is_said {
+        return Ok(());
+    }
+    if let Some(server) = &profile.server {
+        return Err(Error::Usage(format!(
+            "profile {} steps up at {}; without stepup-server it must be another profile: --profile NAME",
+            profile.name, server.url
+        )));
+    }
+    let settings = profile.provider_only.get_or_insert_default();
+    if !args.step_up_acr.is_empty() {
+        settings.acr_values.clone_from(&args.step_up_acr);
+    }
+    settings.max_age = args.step_up_max_age.unwrap_or(settings.max_age);
+    settings.ttl = args.step_up_ttl.unwrap_or(settings.ttl);
+    if !args.protect.is_empty() || args.protect_file.is_some() {
+        settings.protected.clone_from(&args.protect);
+    }
+    if let Some(file) = &args.protect_file {
+        let text = fs::read_to_string(file).map_err(Error::file("read", file))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        settings.protected.extend(lines.map(ToOwned::to_owned));
+    }
+    if let Some(name) = &args.digest_configmap {
+        settings.digest_config_map = (!name.is_empty()).then(|| name.clone());
+    }
+    Ok(())
+}
+
+/// Tries the ways to step up that the profile has settings for, one after the other, and keeps the first that works.
+fn find_step_up(args: &Setup, paths: &Paths) -> Result<(), Error> {
+    let mut profile = Profile::load(paths, &args.profile)?;
+    if !profile.steps_up() {
+        return Err(Error::Usage(
+            "--try needs --server, which knows what a step-up must be like, or --step-up-acr, which says it".to_owned(),
+        ));
+    }
+    if !prompt::person_is_there() {
+        return Err(Error::Failed("--try signs you in, and nobody is here: run it in a terminal".to_owned()));
+    }
+    let wanted = match Wanted::find(&profile, Utc::now) {
+        Err(Error::NotSignedIn { .. }) => {
+            output::line("An ordinary sign-in first.");
+            session::login(&profile, LoginOptions::default(), Utc::now)?;
+            Wanted::find(&profile, Utc::now)?
+        }
+        wanted => wanted?,
+    };
+    for settings in trial::candidates(&profile, args.step_up_method, args.step_up_flow) {
+        output::line(format_args!("Trying {settings}."));
+        profile.step_up = settings;
+        match trial::run(&profile, &wanted, &Screen::open(), Utc::now) {
+            Ok(trial) if trial.works() => {
+                profile.save()?;
+                output::line(format_args!(
+                    "Step-up by {}. Wrote {}.",
+                    plain(&trial.to_string()),
+                    profile.files.settings().display()
+                ));
+                return Ok(());
+            }
+            Ok(trial) => output::line(format_args!("Step-up by {}.", plain(&trial.to_string()))),
+            Err(error) if Interrupt::listen().happened() => return Err(error),
+            Err(error @ (Error::Provider { .. } | Error::Declined { .. })) => {
+                output::line(format_args!(
+                    "Step-up by {} does not work: {}.",
+                    profile.step_up,
+                    plain(&error.to_string())
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Failed(
+        "no way to step up works; the profile is as it was. Another scope (--step-up-scope) or client \
+         (--step-up-client-id) may, if the provider binds a stronger sign-in to it"
+            .to_owned(),
+    ))
+}
+
+/// What the provider and the server say about themselves that will not work, and who cannot be asked. Takes over how the
+/// provider writes its issuer.
+fn warnings(profile: &mut Profile) -> Vec<String> {
     let mut warnings = Vec::new();
     match discovery(&profile.issuer, profile.issuer_ca.as_deref()) {
         Err(problem) => warnings.push(format!("the identity provider cannot be asked now: {problem}")),
         Ok(document) => {
             let says = document["issuer"].as_str().unwrap_or_default();
-            if says != profile.issuer {
+            if says.trim_end_matches('/') == profile.issuer.trim_end_matches('/') && says != profile.issuer {
+                warnings.push(format!(
+                    "the issuer is {says}, with its slash or without: the cluster and stepup-server must have it just so"
+                ));
+                says.clone_into(&mut profile.issuer);
+            } else if says != profile.issuer {
                 warnings.push(format!(
                     "{} calls itself {says:?}; tokens will be refused unless --issuer is exactly that",
                     profile.issuer
                 ));
             }
-            let device = [profile.flow, profile.server.as_ref().map_or(profile.flow, |_| profile.step_up.flow)];
+            let device = [profile.flow, if profile.steps_up() { profile.step_up.flow } else { profile.flow }];
             if device.contains(&Flow::Device) && document["device_authorization_endpoint"].is_null() {
                 warnings.push(
                     "the identity provider offers no device flow: use --flow browser --step-up-flow browser".to_owned(),
@@ -155,8 +305,9 @@ fn warnings(profile: &Profile) -> Vec<String> {
     {
         warnings.push(format!("stepup-server cannot be asked now: {problem}"));
     }
+    let program = format!("kubectl-stepup{}", std::env::consts::EXE_SUFFIX);
     let on_path = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join("kubectl-stepup").is_file()));
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(&program).is_file()));
     if !on_path {
         warnings.push("kubectl-stepup is not on your PATH, where kubectl looks for it".to_owned());
     }
@@ -166,25 +317,13 @@ fn warnings(profile: &Profile) -> Vec<String> {
 /// `/.well-known/openid-configuration` of `url`, which is an issuer.
 fn discovery(url: &str, ca: Option<&Path>) -> Result<Value, String> {
     let address = format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'));
-    let said = |error: reqwest::Error| {
-        let mut said = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            said = format!("{said}: {cause}");
-            source = cause.source();
-        }
-        said
-    };
-    let mut client =
-        reqwest::blocking::Client::builder().timeout(Duration::from_secs(5)).connect_timeout(Duration::from_secs(3));
-    if let Some(ca) = ca {
-        client = client.tls_certs_only(certificates(ca).map_err(|error| error.to_string())?);
+    let http = HttpClient::new(ca, CONNECT, TOTAL).map_err(|error| error.to_string())?;
+    let answer = http.send(http.request(Method::GET, &address)).map_err(|Problem(why)| format!("{address}: {why}"))?;
+    match serde_json::from_slice(answer.body()) {
+        Ok(document) if answer.status().is_success() => Ok(document),
+        Err(_) if answer.status().is_success() => Err(format!("{address} is not JSON: is this the right URL?")),
+        _ => Err(format!("{address}: {}", describe(&answer))),
     }
-    let response = client.build().and_then(|client| client.get(&address).send()).map_err(said)?;
-    if !response.status().is_success() {
-        return Err(format!("{address} answers {}", response.status()));
-    }
-    response.json().map_err(|_| format!("{address} is not JSON: is this the right URL?"))
 }
 
 /// A CA file as the profile keeps it: an absolute path to a PEM file that can be read now.
@@ -234,7 +373,7 @@ fn show(before: Option<&Profile>, profile: &Profile, edits: &[Edit]) {
     }
 }
 
-fn next_steps(args: &Setup, profile: &Profile, wanted: &Wanted, before: Option<&Profile>) -> Vec<String> {
+fn next_steps(args: &Setup, profile: &Profile, wanted: &kubeconfig::Wanted, before: Option<&Profile>) -> Vec<String> {
     let mut lines = Vec::new();
     if wanted.context.is_none() && before.is_none() {
         lines.push(format!(

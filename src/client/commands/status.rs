@@ -5,19 +5,21 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{Chosen, plain, until, uses};
+use super::Chosen;
 use crate::client::api::{self, Server};
 use crate::client::cache::{self, Elevated, Session};
 use crate::client::cli::{Format, Status as Args};
 use crate::client::error::Error;
+use crate::client::preflight::digest;
 use crate::client::profile::Profile;
+use crate::client::words::{plain, until, uses_left};
 use crate::client::{Clock, output, secrets, session};
 use crate::wire::challenge::{Challenge, Grant};
 
 /// Shows where things stand. What cannot be reached is said, and is no failure.
 pub fn run(args: &Args, clock: Clock) -> Result<ExitCode, Error> {
     let profile = Chosen::find(&args.target)?.profile;
-    let status = Status::collect(&profile, clock);
+    let status = Status::collect(&profile, args.all, clock)?;
     match args.output {
         Format::Json => output::json(&status),
         Format::Text => status.lines(clock()).iter().for_each(output::line),
@@ -33,6 +35,8 @@ struct Status {
     issuer: String,
     client_id: String,
     server: Option<String>,
+    /// Whether the provider's own stronger token opens more, without stepup-server.
+    provider_only: bool,
     signed_in: bool,
     user: Option<String>,
     base_token: Option<BaseToken>,
@@ -65,6 +69,8 @@ struct StepUp {
 #[serde(rename_all = "camelCase")]
 struct GrantStatus {
     id: String,
+    /// Whose it is, as the cluster knows them.
+    user: String,
     rule: String,
     covers: Vec<String>,
     reason: Option<String>,
@@ -72,6 +78,8 @@ struct GrantStatus {
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     uses_left: Option<u32>,
+    /// Whether its token is good until then, whatever becomes of the grant.
+    irrevocable: bool,
     /// `terminal`, `process`, `anyone`; null when this machine does not have the token.
     held: Option<String>,
 }
@@ -90,7 +98,8 @@ struct ChallengeStatus {
 }
 
 impl Status {
-    fn collect(profile: &Profile, clock: Clock) -> Self {
+    /// `all`: with everybody's grants, or not at all.
+    fn collect(profile: &Profile, all: bool, clock: Clock) -> Result<Self, Error> {
         let known = cache::session(&profile.files);
         // Renews an expired token if it can, and asks nobody.
         let current = session::current(profile, clock);
@@ -98,13 +107,17 @@ impl Status {
         let signed_in = !matches!(current, Err(Error::NotSignedIn { .. })) && (current.is_ok() || known.is_some());
         let session = current.ok().or(known).filter(|_| signed_in);
         let held = cache::all_elevated(&profile.files, clock());
+        if profile.provider_only.is_some() && signed_in {
+            digest::renew(profile, digest::USUAL_AGE, clock);
+        }
         let mut status = Self {
             profile: profile.name.clone(),
             issuer: profile.issuer.clone(),
             client_id: profile.client_id.clone(),
             server: profile.server.as_ref().map(|server| server.url.clone()),
+            provider_only: profile.provider_only.is_some(),
             signed_in,
-            user: session.as_ref().map(|session| session.user.clone()).filter(|user| !user.is_empty()),
+            user: session.as_ref().map(|session| session.person.user.clone()).filter(|user| !user.is_empty()),
             base_token: session.as_ref().and_then(|session| {
                 let expires_at = DateTime::from_timestamp(session.base_expires_at, 0)?;
                 Some(BaseToken { expires_at, live: session.is_live(clock(), 0) })
@@ -115,12 +128,14 @@ impl Status {
             challenges: Vec::new(),
             session_problem,
         };
-        if let (true, Some(session)) = (status.step_up.enabled, &session)
-            && let Err(error) = status.ask_server(profile, session, &held, clock)
-        {
-            status.step_up.problem = Some(error.to_string());
+        if let Some(session) = session.filter(|_| status.step_up.enabled || all) {
+            match status.ask_server(profile, &session, all, &held, clock) {
+                Err(error) if all => return Err(error),
+                Err(error) => status.step_up.problem = Some(error.to_string()),
+                Ok(()) => {}
+            }
         }
-        status
+        Ok(status)
     }
 
     /// What only the server knows: uses left, grants of other machines, what is pending.
@@ -128,13 +143,15 @@ impl Status {
         &mut self,
         profile: &Profile,
         session: &Session,
+        all: bool,
         held: &[(String, Elevated)],
         clock: Clock,
     ) -> Result<(), Error> {
         let server = Server::new(profile, &session.base_token)?;
-        let pending = server.challenges()?;
+        let pending = server.all_challenges()?;
         self.step_up.reachable = true;
         self.step_up.clock_skew_seconds = Some(api::skew(pending.server_time, clock()));
+        digest::refresh(profile, &server, &pending.user, digest::USUAL_AGE, clock());
         self.user = Some(pending.user);
         self.challenges = pending.challenges.into_iter().map(ChallengeStatus::new).collect();
         let scope_of = |id: &str| {
@@ -143,7 +160,7 @@ impl Status {
             held.iter().find(|(_, elevated)| has(elevated)).map(|(scope, _)| scope.as_str())
         };
         self.grants =
-            server.grants(false)?.grants.iter().map(|grant| GrantStatus::new(grant, scope_of(&grant.id))).collect();
+            server.grants(all)?.grants.iter().map(|grant| GrantStatus::new(grant, scope_of(&grant.id))).collect();
         Ok(())
     }
 
@@ -170,6 +187,9 @@ impl Status {
             ));
         }
         lines.push(match (&self.server, &self.step_up) {
+            (None, _) if self.provider_only => {
+                "Step-up       at the identity provider; its stronger token opens more by itself".to_owned()
+            }
             (None, _) => "Step-up       not set up (kubectl stepup setup --server URL)".to_owned(),
             (Some(url), StepUp { reachable: true, clock_skew_seconds, .. }) => match clock_skew_seconds {
                 Some(skew) if skew.abs() >= 5 => {
@@ -188,20 +208,24 @@ impl Status {
             for grant in &self.grants {
                 let whose = match grant.held.as_deref() {
                     Some("terminal") => "one terminal",
+                    // There is no other terminal there.
+                    Some("process") if cfg!(windows) => "one command or shell",
                     Some("process") => "one command",
                     Some(_) => "all your processes",
+                    None if self.user.as_ref().is_some_and(|user| *user != grant.user) => &plain(&grant.user),
                     None => "token not on this machine",
                 };
+                let ends = if grant.irrevocable { ", cannot be ended early" } else { "" };
                 lines.push(format!(
-                    "  {}  {} left, {}, {whose}",
-                    grant.id,
+                    "  {}  {} left, {}, {whose}{ends}",
+                    plain(&grant.id),
                     until(grant.expires_at, now),
-                    uses(grant.uses_left)
+                    uses_left(grant.uses_left)
                 ));
                 lines.extend(grant.covers.iter().map(|covered| format!("      {}", plain(covered))));
                 lines.extend(grant.reason.iter().map(|reason| format!("      reason: {}", plain(reason))));
             }
-        } else if self.signed_in && self.server.is_some() {
+        } else if self.signed_in && (self.server.is_some() || self.provider_only) {
             lines.push("Grants        none".to_owned());
         }
         if !self.challenges.is_empty() {
@@ -220,6 +244,7 @@ impl GrantStatus {
     fn new(grant: &Grant, scope: Option<&str>) -> Self {
         Self {
             id: grant.id.clone(),
+            user: grant.user.clone(),
             rule: grant.rule.clone(),
             covers: grant.covers.clone(),
             reason: grant.reason.clone(),
@@ -227,6 +252,7 @@ impl GrantStatus {
             created_at: grant.created_at,
             expires_at: grant.expires_at,
             uses_left: grant.uses_left,
+            irrevocable: grant.irrevocable,
             // Scopes are kept in files called `terminal-…`, `process-…` and `anyone`.
             held: scope.map(|file| file.split(['-', '.']).next().unwrap_or(file).to_owned()),
         }
@@ -263,6 +289,7 @@ mod tests {
             issuer: "https://idp".into(),
             client_id: "kubernetes".into(),
             server: Some("https://stepup".into()),
+            provider_only: false,
             signed_in: true,
             user: Some("alice".into()),
             base_token: Some(BaseToken { expires_at: at(600), live: true }),
@@ -300,8 +327,9 @@ mod tests {
 
     #[test]
     fn grants_and_challenges_say_what_and_how_long() {
-        let grant = GrantStatus {
+        let grant = || GrantStatus {
             id: "gr-1".into(),
+            user: "alice".into(),
             rule: "r".into(),
             covers: vec!["delete namespaces/prod".into()],
             reason: Some("OPS-1".into()),
@@ -309,6 +337,7 @@ mod tests {
             created_at: at(0),
             expires_at: at(90),
             uses_left: Some(1),
+            irrevocable: false,
             held: Some("terminal".into()),
         };
         let challenge = ChallengeStatus {
@@ -321,13 +350,17 @@ mod tests {
             expires_at: at(60),
             covered_by: None,
         };
-        let text = Status { grants: vec![grant], challenges: vec![challenge], ..status() }.lines(at(0)).join("\n");
+        let others =
+            GrantStatus { id: "gr-2".into(), user: "bob\u{1b}[2J".into(), held: None, covers: vec![], ..grant() };
+        let grants = vec![grant(), others];
+        let text = Status { grants, challenges: vec![challenge], ..status() }.lines(at(0)).join("\n");
         assert!(
             text.contains(
-                "  gr-1  1 min 30 s left, one use left, one terminal\n      delete namespaces/prod\n      reason: OPS-1"
+                "  gr-1  90 s left, one use left, one terminal\n      delete namespaces/prod\n      reason: OPS-1"
             ),
             "{text}"
         );
+        assert!(text.contains("  gr-2  90 s left, one use left, bob[2J\n"), "{text}");
         assert!(text.ends_with("  get secrets/db -n prod  (rule secrets, for 1 min more)"), "{text}");
     }
 
@@ -344,6 +377,7 @@ mod tests {
                 "grants",
                 "issuer",
                 "profile",
+                "providerOnly",
                 "refreshToken",
                 "server",
                 "signedIn",

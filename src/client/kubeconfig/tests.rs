@@ -1,3 +1,4 @@
+#[cfg(unix)]
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
@@ -10,6 +11,7 @@ fn wanted() -> Wanted {
         context: None,
         cluster: None,
         overwrite: false,
+        cluster_info: false,
     }
 }
 
@@ -95,6 +97,7 @@ fn a_missing_file_is_made_for_its_owner_only() {
         fs::read_to_string(&path).unwrap(),
         format!("apiVersion: v1\nkind: Config\nusers:\n- name: alice\n  user:\n{EXEC}")
     );
+    #[cfg(unix)]
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no lock and no temporary file stays");
 }
@@ -279,6 +282,7 @@ fn of_several_files_the_one_with_the_user_is_changed() {
     assert_eq!(plan(&files, &both).unwrap().len(), 2, "user in the first file, context in the second");
 }
 
+#[cfg(unix)]
 #[test]
 fn links_and_modes_stay() {
     let directory = tempfile::tempdir().unwrap();

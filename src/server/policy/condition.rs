@@ -290,13 +290,9 @@ mod tests {
 
     fn evaluate(source: &str, object: Option<&str>, old_object: Option<&str>) -> Result<bool, String> {
         let action = Action {
-            verb: "patch".into(),
-            group: "apps".into(),
-            resource: "deployments".into(),
-            subresource: None,
             namespace: Some("prod".into()),
             name: Some("web".into()),
-            path: None,
+            ..Action::new("patch", "apps", "deployments")
         };
         let extra = Extra::from([("example.com/team".to_owned(), vec!["pay".to_owned()])]);
         let raw = |text: Option<&str>| {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::action::{Action, ActionPattern, is_glob};
+use crate::action::{Action, ActionPattern, IMPERSONATION_GROUPS, Target, is_glob};
 
 /// Which pattern of which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +47,7 @@ struct ByNamespace {
 #[derive(Debug, Default)]
 struct ByName {
     names: Globs<Vec<Entry>>,
-    /// For collections, and creations whose name is not known yet.
+    /// For collections, creations whose name is not known yet, and many names at once.
     all: Vec<Entry>,
 }
 
@@ -87,11 +87,18 @@ impl Index {
             self.paths.visit(path, &mut |entries: &Vec<Entry>| entries.iter().copied().for_each(&mut *see));
             return;
         }
-        for group in self.groups.get(action.group.as_str()).into_iter().chain([&self.any_group]) {
+        // Impersonation is about both groups, whichever it is asked about.
+        let other = IMPERSONATION_GROUPS.iter().filter(|group| action.is_impersonation() && **group != action.group);
+        let named = std::iter::once(action.group.as_str()).chain(other.copied());
+        for group in named.filter_map(|group| self.groups.get(group)).chain([&self.any_group]) {
             group.everything.visit(action, see);
             for resource in group.named.get(action.resource.as_str()).into_iter().chain([&group.any]) {
                 match action.subresource.as_deref() {
                     None => resource.none.visit(action, see),
+                    Some("*") => {
+                        let all = resource.named.values().chain([&resource.any]);
+                        all.for_each(|subresource| subresource.visit(action, see));
+                    }
                     Some(subresource) => {
                         if let Some(named) = resource.named.get(subresource) {
                             named.visit(action, see);
@@ -144,11 +151,13 @@ impl ByNamespace {
         if self.all.is_empty() {
             return;
         }
-        let in_namespace = &mut |by_name: &ByName| match &action.name {
-            Some(name) => {
-                by_name.names.visit(name, &mut |entries: &Vec<Entry>| entries.iter().copied().for_each(&mut *see));
+        let in_namespace = &mut |by_name: &ByName| match action.target() {
+            Target::Named { name, own } => {
+                for name in std::iter::once(name).chain(own) {
+                    by_name.names.visit(name, &mut |entries: &Vec<Entry>| entries.iter().copied().for_each(&mut *see));
+                }
             }
-            None => by_name.all.iter().copied().for_each(&mut *see),
+            Target::Any | Target::Beginning(_) => by_name.all.iter().copied().for_each(&mut *see),
         };
         match &action.namespace {
             Some(namespace) => self.namespaces.visit(namespace, in_namespace),

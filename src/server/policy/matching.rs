@@ -10,16 +10,25 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-use super::{EVERYBODY, MASTERS, Rule, SYSTEM, Subjects};
-use crate::action::{ActionPattern, glob_matches, is_glob};
+use super::{EVERYBODY, Enforcement, MASTERS, Rule, SYSTEM, Subjects};
+use crate::action::{
+    ActionPattern, CERTIFICATES, IMPERSONATE, IMPERSONATION_GROUPS, LISTING, REVEALING, REVIEWS, glob_matches, is_glob,
+};
 
 /// What to ask about.
 #[derive(Debug)]
 pub struct Matching {
+    enforced: Matched,
+    recorded: Matched,
+    digest: String,
+}
+
+/// What to ask about for some of the rules.
+#[derive(Debug)]
+pub struct Matched {
     authorization: String,
     admission: String,
     admission_rules: Vec<AdmissionRule>,
-    digest: String,
 }
 
 /// One entry of `webhooks[].rules`.
@@ -46,23 +55,56 @@ const CONNECTIONS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 
 impl Matching {
     pub(super) fn of(rules: &[Rule]) -> Self {
-        let authorization = narrowest(rules, &AUTHORIZATION);
-        let admission = narrowest(rules, &ADMISSION);
-        let admission_rules = admission_rules(rules);
+        let (enforced, recorded): (Vec<_>, Vec<_>) =
+            rules.iter().partition(|rule| rule.enforcement == Enforcement::Enforce);
+        let (mut enforced, is_wide) = Matched::of(&enforced, true);
+        let (mut recorded, _) = Matched::of(&recorded, false);
+        if is_wide {
+            // What is asked about whatever it is cannot be told from the rest.
+            (enforced, _) = Matched::of(&rules.iter().collect::<Vec<_>>(), true);
+            (recorded, _) = Matched::of(&[], false);
+        }
         let mut digest = Sha256::new();
-        for part in [&authorization, &admission, &format!("{admission_rules:?}")] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
+        for Matched { authorization, admission, admission_rules } in [&enforced, &recorded] {
+            for part in [authorization, admission, &format!("{admission_rules:?}")] {
+                digest.update((part.len() as u64).to_be_bytes());
+                digest.update(part);
+            }
         }
         let digest = digest.finalize().iter().take(8).fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
         });
-        Self { authorization, admission, admission_rules, digest }
+        Self { enforced, recorded, digest }
     }
 
-    /// CEL over the `SubjectAccessReviewSpec` in `request`: what belongs to the authorizer, and every request with one
-    /// of our groups, so that a role that was assumed ends when its grant does.
+    /// For the rules that ask.
+    pub fn enforced(&self) -> &Matched {
+        &self.enforced
+    }
+
+    /// For the rules with `enforcement: audit`, which must stand in nobody's way. A request that a rule asks about, too, is
+    /// left to the others.
+    pub fn recorded(&self) -> &Matched {
+        &self.recorded
+    }
+
+    /// Changes whenever one of the others does.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+impl Matched {
+    /// And whether they are so wide that they are about everything that somebody does.
+    fn of(rules: &[&Rule], ends_roles: bool) -> (Self, bool) {
+        let (authorization, one) = narrowest(rules, &AUTHORIZATION, ends_roles);
+        let (admission, other) = narrowest(rules, &ADMISSION, false);
+        (Self { authorization, admission, admission_rules: admission_rules(rules) }, one.max(other) >= Width::Users)
+    }
+
+    /// CEL over the `SubjectAccessReviewSpec` in `request`: what belongs to the authorizer. Among what is enforced is every
+    /// request with one of our groups, so that a role that was assumed ends when its grant does.
     pub fn authorization(&self) -> &str {
         &self.authorization
     }
@@ -76,12 +118,10 @@ impl Matching {
     pub fn admission_rules(&self) -> &[AdmissionRule] {
         &self.admission_rules
     }
-
-    /// Changes whenever one of the others does.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
 }
+
+/// CEL that nothing satisfies.
+pub const NOTHING: &str = "false";
 
 /// How an expression calls the parts of a request.
 struct Words {
@@ -129,15 +169,14 @@ enum Width {
     Everybody,
 }
 
-fn narrowest(rules: &[Rule], words: &Words) -> String {
-    let mut expression = String::new();
-    for width in [Width::Exact, Width::WithoutNames, Width::WithoutNamespaces, Width::Users, Width::Everybody] {
-        expression = words.expression(rules, width);
+fn narrowest(rules: &[&Rule], words: &Words, ends_roles: bool) -> (String, Width) {
+    for width in [Width::Exact, Width::WithoutNames, Width::WithoutNamespaces, Width::Users] {
+        let expression = words.expression(rules, width, ends_roles);
         if expression.len() <= MAX_EXPRESSION {
-            break;
+            return (expression, width);
         }
     }
-    expression
+    (words.expression(rules, Width::Everybody, ends_roles), Width::Everybody)
 }
 
 /// One pattern as tests; those that are alike but for namespaces or names become one.
@@ -146,6 +185,8 @@ struct Test {
     /// Verb or operation, group and resource.
     kind: Vec<String>,
     own_namespace: OwnNamespace,
+    /// Other names, as a test, that may stand for an object of one of [`Self::names`].
+    also_named: Option<String>,
     /// Globs; `None`: any.
     names: Option<BTreeSet<String>>,
     /// Globs; `None`: any.
@@ -165,7 +206,7 @@ impl Words {
         !self.absent
     }
 
-    fn expression(&self, rules: &[Rule], width: Width) -> String {
+    fn expression(&self, rules: &[&Rule], width: Width, ends_roles: bool) -> String {
         let mut by_user: BTreeMap<String, Vec<Test>> = BTreeMap::new();
         for rule in rules {
             let tests: Vec<_> = rule.actions.iter().flat_map(|pattern| self.tests(pattern, width)).collect();
@@ -175,7 +216,7 @@ impl Words {
             }
         }
         let mut alternatives = Vec::new();
-        if self.is_authorization() {
+        if ends_roles {
             alternatives.push(format!("{}.exists(group, group.startsWith(\"stepup:\"))", self.groups));
         }
         for (who, tests) in by_user {
@@ -189,7 +230,7 @@ impl Words {
             alternatives.push(all_of(&[who, tests]));
         }
         match alternatives.as_slice() {
-            [] => "false".to_owned(),
+            [] => NOTHING.to_owned(),
             alternatives => alternatives.join(" ||\n"),
         }
     }
@@ -242,7 +283,7 @@ impl Words {
     }
 
     /// Everybody whom any rule could be about: people, and the system users and groups that are named.
-    fn anybody(&self, rules: &[Rule]) -> String {
+    fn anybody(&self, rules: &[&Rule]) -> String {
         let all = |globs: fn(&Subjects) -> &Vec<String>| rules.iter().flat_map(move |rule| globs(&rule.subjects));
         let system = |globs| {
             let named: BTreeSet<_> = all(globs).filter(|glob| glob.starts_with(SYSTEM)).cloned().collect();
@@ -289,11 +330,14 @@ impl Words {
         if !pattern.non_resource_urls.is_empty() {
             let mut kind = vec!["has(request.nonResourceAttributes)".to_owned()];
             if width < Width::Users {
+                // `get` protects a path whatever the method.
+                let verbs = verbs.filter(|verbs| !verbs.contains("get"));
                 kind.extend(verbs.map(|verbs| one_of("request.nonResourceAttributes.verb", verbs)));
                 kind.push(glob_test("request.nonResourceAttributes.path", &pattern.non_resource_urls));
             }
             kind.retain(|test| test != "true");
-            return vec![Test { kind, own_namespace: OwnNamespace::Never, names: None, namespaces: None }];
+            let any = OwnNamespace::Never;
+            return vec![Test { kind, own_namespace: any, also_named: None, names: None, namespaces: None }];
         }
         let verb = "request.resourceAttributes.verb";
         let for_admission = |verb: &&&str| ADMISSION_VERBS.contains(*verb);
@@ -302,26 +346,72 @@ impl Words {
         let own = match &verbs {
             None => Some(format!("!({verb} in {})", cel_list(ADMISSION_VERBS))),
             Some(verbs) => {
-                let own: Vec<_> = verbs.iter().filter(|verb| !for_admission(verb)).copied().collect();
+                let own: Vec<_> =
+                    verbs.iter().filter(|verb| !for_admission(verb) && **verb != IMPERSONATE).copied().collect();
                 (!own.is_empty()).then(|| one_of(verb, own))
             }
         };
-        tests.extend(own.map(|verb| (verb, pattern.api_groups.clone())));
-        // What could switch admission off.
-        if pattern.api_groups.iter().any(|group| group == "*" || group == ADMISSION_GROUP) {
-            let writes: Vec<_> = match &verbs {
-                None => ADMISSION_VERBS.to_vec(),
-                Some(verbs) => verbs.iter().filter(for_admission).copied().collect(),
-            };
-            if !writes.is_empty() {
-                tests.push((one_of(verb, writes), vec![ADMISSION_GROUP.to_owned()]));
+        let kind = |verb: String| vec!["has(request.resourceAttributes)".to_owned(), verb];
+        tests.extend(own.map(|verb| self.resource_test(kind(verb), pattern, &pattern.api_groups, width)));
+        if verbs.as_ref().is_none_or(|verbs| verbs.contains(IMPERSONATE)) {
+            tests.push(self.impersonation_test(pattern, width));
+        }
+        let writes: Vec<_> = match &verbs {
+            None => ADMISSION_VERBS.to_vec(),
+            Some(verbs) => verbs.iter().filter(for_admission).copied().collect(),
+        };
+        if writes.is_empty() {
+            return tests;
+        }
+        // What could switch admission off, and what it is not asked about.
+        let has_group = |name: &str| pattern.api_groups.iter().any(|group| group == "*" || group == name);
+        if has_group(ADMISSION_GROUP) {
+            let groups = [ADMISSION_GROUP.to_owned()];
+            tests.push(self.resource_test(kind(one_of(verb, writes.iter().copied())), pattern, &groups, width));
+        }
+        for group in REVIEWS.map(|(group, _)| group).into_iter().collect::<BTreeSet<_>>() {
+            let is_meant = |resource: &&str| pattern.resources.iter().any(|meant| meant == "*" || meant == resource);
+            let all = REVIEWS.iter().filter(|(of, _)| *of == group && has_group(group));
+            let resources: Vec<_> = all.map(|(_, resource)| *resource).filter(is_meant).collect();
+            if !resources.is_empty() {
+                let of_reviews =
+                    ActionPattern { resources: resources.iter().map(ToString::to_string).collect(), ..pattern.clone() };
+                let kind = kind(one_of(verb, writes.iter().copied()));
+                tests.push(self.resource_test(kind, &of_reviews, &[group.to_owned()], width));
             }
         }
-        let tests = tests.into_iter().map(|(verb, groups)| {
-            let kind = ["has(request.resourceAttributes)".to_owned(), verb];
-            self.resource_test(kind.to_vec(), pattern, &groups, width)
-        });
-        tests.collect()
+        tests
+    }
+
+    /// Impersonation in whatever mode the API server does it: [`Action::normalized`] makes one of them.
+    ///
+    /// [`Action::normalized`]: crate::action::Action::normalized
+    fn impersonation_test(&self, pattern: &ActionPattern, width: Width) -> Test {
+        let mut groups = pattern.api_groups.clone();
+        if groups.iter().any(|group| IMPERSONATION_GROUPS.contains(&group.as_str())) {
+            groups.extend(IMPERSONATION_GROUPS.map(ToOwned::to_owned));
+        }
+        let mut resources = pattern.resources.clone();
+        for resource in &pattern.resources {
+            match resource.split_once('/').unwrap_or((resource, "")) {
+                // A user who is a node is asked about as a node.
+                ("users", "") => resources.push("nodes".to_owned()),
+                // Extra values of every key at once.
+                ("userextras" | "*", key) if !key.is_empty() => resources.push("userextras/*".to_owned()),
+                _ => {}
+            }
+        }
+        for list in [&mut groups, &mut resources] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        let verb = "request.resourceAttributes.verb";
+        let verb = format!("({verb} == \"{IMPERSONATE}\" || {verb}.startsWith(\"{IMPERSONATE}:\"))");
+        let kind = vec!["has(request.resourceAttributes)".to_owned(), verb];
+        let about_who = ActionPattern { resources, ..pattern.clone() };
+        let test = self.resource_test(kind, &about_who, &groups, width);
+        let also = || format!("{}.endsWith(\"*\") || {} == \"nodes\"", self.name, self.resource);
+        Test { also_named: test.names.as_ref().map(|_| also()), ..test }
     }
 
     fn admission_test(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
@@ -374,12 +464,29 @@ impl Words {
             (!free).then(|| globs.iter().cloned().collect::<BTreeSet<_>>())
         };
         let namespaces = restricted(&pattern.namespaces, Width::WithoutNamespaces);
+        let names = restricted(&pattern.names, Width::WithoutNames);
         Test {
             kind,
+            also_named: names.as_ref().and_then(|_| self.also_named(pattern, groups)),
             own_namespace: if namespaces.is_none() { OwnNamespace::Never } else { own_namespace },
-            names: restricted(&pattern.names, Width::WithoutNames),
+            names,
             namespaces,
         }
+    }
+
+    /// What else than their names may stand for objects of the pattern; see [`Action::target`].
+    ///
+    /// [`Action::target`]: crate::action::Action
+    fn also_named(&self, pattern: &ActionPattern, groups: &[String]) -> Option<String> {
+        let has_group = |name: &str| groups.iter().any(|group| group == "*" || group == name);
+        let has_resource = |test: &dyn Fn(&str) -> bool| pattern.resources.iter().any(|resource| test(resource));
+        if self.is_authorization() {
+            let signers = has_group(CERTIFICATES) && has_resource(&|resource| matches!(resource, "*" | "signers"));
+            return signers.then(|| format!("{} == \"signers\" && {}.endsWith(\"/*\")", self.resource, self.name));
+        }
+        let proxies = |resource: &str| resource == "*" || resource.ends_with("/*") || resource.ends_with("/proxy");
+        (has_group("") && has_resource(&proxies))
+            .then(|| format!("has({0}) && {0} == \"proxy\" && {1}.contains(\":\")", self.subresource, self.name))
     }
 
     fn resources_test(&self, resources: &[String]) -> Option<String> {
@@ -436,7 +543,8 @@ impl Words {
         }
         if let Some(names) = &test.names {
             // Without a name it is a collection, or an object whose name is not known yet.
-            parts.push(format!("({} || {})", self.empty(self.name), glob_test(self.name, names)));
+            let also = test.also_named.as_ref().map_or(String::new(), |test| format!(" || {test}"));
+            parts.push(format!("({} || {}{also})", self.empty(self.name), glob_test(self.name, names)));
         }
         parts.join(" && ")
     }
@@ -455,23 +563,29 @@ fn merged(tests: Vec<Test>) -> Vec<Test> {
         }
     }
     let mut by_names: BTreeMap<_, Option<BTreeSet<String>>> = BTreeMap::new();
-    for Test { kind, own_namespace, names, namespaces } in tests {
+    for Test { kind, own_namespace, also_named, names, namespaces } in tests {
         // An unrestricted namespace has no use for the distinction, a restricted one must keep it.
-        match by_names.entry((kind, own_namespace, names)) {
+        match by_names.entry((kind, own_namespace, also_named, names)) {
             std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(namespaces)),
             std::collections::btree_map::Entry::Occupied(mut entry) => join(entry.get_mut(), namespaces),
         }
     }
     let mut by_namespaces: BTreeMap<_, Option<BTreeSet<String>>> = BTreeMap::new();
-    for ((kind, own_namespace, names), namespaces) in by_names {
-        match by_namespaces.entry((kind, own_namespace, namespaces)) {
+    for ((kind, own_namespace, also_named, names), namespaces) in by_names {
+        match by_namespaces.entry((kind, own_namespace, also_named, namespaces)) {
             std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(names)),
             std::collections::btree_map::Entry::Occupied(mut entry) => join(entry.get_mut(), names),
         }
     }
     by_namespaces
         .into_iter()
-        .map(|((kind, own_namespace, namespaces), names)| Test { kind, own_namespace, names, namespaces })
+        .map(|((kind, own_namespace, also_named, namespaces), names)| Test {
+            kind,
+            own_namespace,
+            also_named,
+            names,
+            namespaces,
+        })
         .collect()
 }
 
@@ -481,17 +595,39 @@ fn protected_verbs(pattern: &ActionPattern) -> Option<BTreeSet<&str>> {
     for verb in &pattern.verbs {
         match verb.as_str() {
             "*" => return None,
-            "get" => verbs.extend(["get", "list", "watch", "connect"]),
-            "list" | "watch" => verbs.extend(["list", "watch"]),
+            "get" => verbs.extend(REVEALING.into_iter().chain(["connect"])),
+            "list" | "watch" => verbs.extend(LISTING),
             "update" | "patch" => verbs.extend(["update", "patch"]),
             "delete" => verbs.extend(["delete", "deletecollection"]),
             "create" => verbs.extend(["create", "connect"]),
             // Ours: the API server never asks.
             "assume" => {}
+            verb if verb.starts_with("impersonate:") => drop(verbs.insert(IMPERSONATE)),
             other => drop(verbs.insert(other)),
         }
     }
     Some(verbs)
+}
+
+/// What the pattern protects and admission never sees, in words.
+pub(super) fn unseen_by_admission(pattern: &ActionPattern) -> Option<String> {
+    if !pattern.non_resource_urls.is_empty() {
+        return Some(pattern.non_resource_urls.join(", "));
+    }
+    let only_configuration = pattern.api_groups.iter().all(|group| group == ADMISSION_GROUP);
+    let verbs = match protected_verbs(pattern) {
+        None => "reads and special verbs".to_owned(),
+        Some(verbs) => {
+            let unseen = |verb: &&str| *verb != "connect" && (only_configuration || !ADMISSION_VERBS.contains(verb));
+            let unseen: Vec<&str> = verbs.into_iter().filter(unseen).collect();
+            if unseen.is_empty() {
+                return None;
+            }
+            unseen.join(", ")
+        }
+    };
+    let of = if only_configuration { ADMISSION_GROUP.to_owned() } else { pattern.resources.join(", ") };
+    Some(format!("{verbs} of {of}"))
 }
 
 /// The admission operations that the pattern protects.
@@ -525,7 +661,7 @@ fn operations(pattern: &ActionPattern) -> Vec<&'static str> {
 
 /// Kinds and operations of all rules. Each entry has resources that may stand together: the API server refuses a
 /// wildcard next to something that it contains.
-fn admission_rules(rules: &[Rule]) -> Vec<AdmissionRule> {
+fn admission_rules(rules: &[&Rule]) -> Vec<AdmissionRule> {
     let mut kinds: BTreeMap<(&str, String), BTreeSet<&'static str>> = BTreeMap::new();
     for pattern in rules.iter().flat_map(|rule| &rule.actions) {
         let operations = operations(pattern);
@@ -533,7 +669,8 @@ fn admission_rules(rules: &[Rule]) -> Vec<AdmissionRule> {
             continue;
         }
         for group in pattern.api_groups.iter().filter(|group| *group != ADMISSION_GROUP) {
-            for resource in &pattern.resources {
+            let is_sent = |resource: &&String| !REVIEWS.contains(&(group.as_str(), resource.as_str()));
+            for resource in pattern.resources.iter().filter(is_sent) {
                 let resource = if resource == "*" { "*/*".to_owned() } else { resource.clone() };
                 kinds.entry((group, resource)).or_default().extend(&operations);
             }

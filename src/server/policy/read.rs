@@ -6,9 +6,9 @@ use std::time::Duration;
 use regex::Regex;
 
 use super::condition::Condition;
-use super::{Covers, Enforcement, Reason, Rule, Subjects};
-use crate::action::{ActionPattern, is_glob};
-use crate::server::config::{Levels, one_of, positive};
+use super::{Covers, Enforcement, Reason, Rule, Subjects, groups, matching};
+use crate::action::{self, ActionPattern, is_glob};
+use crate::server::config::{Levels, Mode, one_of, positive};
 use crate::server::document::{self, Fields, FromNode, Mistake, Node, Problems, Value, globs, nearest, show_duration};
 
 /// Rules, and what is allowed and probably not meant.
@@ -93,17 +93,33 @@ impl Reader<'_> {
             root.missing("rules");
         }
         root.finish();
-        if let Some(enforcement) = guardrails {
+        if self.levels.mode == Mode::Groups {
+            self.warnings.push(
+                "mode: groups has no guardrails: see to it that RBAC lets nobody impersonate, bind, escalate or write admission \
+                 configuration unasked"
+                    .to_owned(),
+            );
+            self.warnings.extend(groups::enforce(&mut rules));
+        } else if let Some(enforcement) = guardrails {
             rules.push(self.guardrails(enforcement, usual_require, usual_grant));
         } else {
             self.warnings.push(
                 "guardrails are off: whoever may edit webhook configurations can switch step-up off unasked".to_owned(),
             );
         }
+        if self.levels.mode == Mode::Webhooks && !self.levels.authorization {
+            self.warnings.extend(rules.iter().flat_map(without_authorizer));
+        }
         for rule in &rules {
             if rule.max_age.is_none() && rule.enforcement == Enforcement::Enforce {
                 self.warnings.push(format!(
                     "rule `{}` has no maxAge: a sign-in of any age will do, a base token's too where its acr is strong enough",
+                    rule.name
+                ));
+            }
+            for role in rule.assumed_roles().filter(|role| is_glob(role)) {
+                self.warnings.push(format!(
+                    "rule `{}` names cluster roles as `{role}`: `render` cannot tell which they are; bind its groups yourself",
                     rule.name
                 ));
             }
@@ -140,27 +156,24 @@ impl Reader<'_> {
         let grant = fields.fields("grant").map(|fields| self.grant(fields)).unwrap_or_default();
         let modes = [("enforce", Enforcement::Enforce), ("audit", Enforcement::Audit)];
         let enforcement = one_of(&mut fields, "enforcement", &modes, Enforcement::Enforce);
+        if self.levels.mode == Mode::Groups {
+            let limits = [("uses", matches!(grant.uses, Some(Uses::Times(_)))), ("covers", grant.covers.is_some())];
+            for (key, _) in limits.into_iter().filter(|(_, is_said)| *is_said) {
+                self.warnings.push(format!(
+                    "rule `{name}`: `grant.{key}` is not enforced in mode: groups; its group opens the whole rule until the token \
+                     expires"
+                ));
+            }
+        }
         let rule = self.assemble(
-            Rule {
-                name,
-                description,
-                subjects,
-                actions,
-                condition,
-                enforcement,
-                acr: BTreeMap::new(),
-                max_age: None,
-                reason: None,
-                ttl: USUAL_TTL,
-                uses: Some(1),
-                covers: Covers::Object,
-                groups: vec![],
-            },
+            Rule { description, subjects, condition, ..usual(name, actions, enforcement) },
             require,
             usual_require.clone(),
             grant,
             usual_grant.clone(),
         );
+        let irrevocable = !rule.groups.is_empty() && !self.levels.authorization;
+        let rule = Rule { irrevocable, ..rule };
         let assumes = rule.actions.iter().any(|pattern| pattern.verbs.iter().any(|verb| verb == "assume"));
         if assumes && rule.groups.is_empty() {
             fields.report(
@@ -209,37 +222,20 @@ impl Reader<'_> {
             non_resource_urls: vec![],
         };
         let writes = ["create", "update", "patch", "delete", "deletecollection"];
-        // `impersonate`, and what constrained impersonation asks for instead (KEP-5284).
-        let impersonate = [
-            "impersonate",
-            "impersonate:user-info",
-            "impersonate:serviceaccount",
-            "impersonate:arbitrary-node",
-            "impersonate:associated-node",
+        let actions = vec![
+            pattern(&writes, &["admissionregistration.k8s.io"], &["*"], &["*"]),
+            // Whatever the verb: nothing else can be done with them.
+            pattern(&["*"], &["authentication.k8s.io"], &["userextras", "userextras/*"], &["*"]),
+            // Machines are outside every rule, and `stepup:` groups are what grants give.
+            pattern(&["impersonate"], &[""], &["users", "groups"], &["system:*", "stepup:*"]),
+            pattern(&["impersonate"], &[""], &["serviceaccounts"], &["*"]),
         ];
+        let description =
+            "change what step-up rests on: admission webhooks and policies, impersonated machines and credentials";
         let rule = Rule {
-            name: GUARDRAILS.to_owned(),
-            description:
-                "change what step-up rests on: admission webhooks and policies, impersonated machines and credentials"
-                    .into(),
+            description: description.to_owned(),
             subjects: Subjects::everybody(),
-            actions: vec![
-                pattern(&writes, &["admissionregistration.k8s.io"], &["*"], &["*"]),
-                // Whatever the verb: nothing else can be done with them.
-                pattern(&["*"], &["authentication.k8s.io"], &["userextras", "userextras/*"], &["*"]),
-                // Machines are outside every rule, and `stepup:` groups are what grants give.
-                pattern(&impersonate, &["", "authentication.k8s.io"], &["users", "groups"], &["system:*", "stepup:*"]),
-                pattern(&impersonate, &["", "authentication.k8s.io"], &["serviceaccounts", "nodes"], &["*"]),
-            ],
-            condition: None,
-            enforcement,
-            acr: BTreeMap::new(),
-            max_age: None,
-            reason: None,
-            ttl: USUAL_TTL,
-            uses: Some(1),
-            covers: Covers::Object,
-            groups: vec![],
+            ..usual(GUARDRAILS.to_owned(), actions, enforcement)
         };
         // Groups are for assumed roles: no guardrail ever hands one out.
         grant.groups = None;
@@ -284,6 +280,14 @@ impl Reader<'_> {
                 fields.report("resources", format_args!("`{resource}`: {mistake}"));
             }
         }
+        // Of constrained impersonation: see `Action::normalized`.
+        let impersonates =
+            !verbs.is_empty() && verbs.iter().all(|verb| verb == "impersonate" || verb.starts_with("impersonate:"));
+        if impersonates && resources.iter().any(|resource| resource == "nodes") {
+            let mistake =
+                "`nodes`: whoever impersonates a node is the user `system:node:NAME`; name that among `users`";
+            fields.report("resources", mistake);
+        }
         for path in non_resource_urls.iter().filter(|path| !path.starts_with(['/', '*', '='])) {
             fields.report("nonResourceURLs", format_args!("`{path}`: a path begins with `/`"));
         }
@@ -295,7 +299,8 @@ impl Reader<'_> {
         if verbs.is_empty() && fields.has("verbs") {
             fields.report("verbs", "name at least one verb, or `*`");
         }
-        for verb in verbs.iter().map(String::as_str).filter(|verb| !VERBS.contains(verb)) {
+        let known = || action::VERBS.into_iter().chain(MORE_VERBS);
+        for verb in verbs.iter().map(String::as_str).filter(|verb| known().all(|known| known != *verb)) {
             let hint = match verb {
                 "exec" | "attach" | "portforward" | "port-forward" | "proxy" => {
                     Some("not a verb: write verbs [connect] and resources such as [pods/exec]".to_owned())
@@ -311,9 +316,7 @@ impl Reader<'_> {
                 "" => Some("empty".to_owned()),
                 verb if verb.contains(['*', '?', ' ']) => Some("a verb is written out, or `*` for all".to_owned()),
                 verb if verb.starts_with("impersonate") => None,
-                verb => {
-                    nearest(verb, VERBS.iter().copied()).map(|near| format!("unknown verb: did you mean `{near}`?"))
-                }
+                verb => nearest(verb, known()).map(|near| format!("unknown verb: did you mean `{near}`?")),
             };
             match hint {
                 Some(hint) => fields.report("verbs", format_args!("`{verb}`: {hint}")),
@@ -414,29 +417,51 @@ impl Reader<'_> {
     }
 }
 
-/// Verbs that the API server authorizes or admits, and `assume`, which is ours.
-const VERBS: [&str; 20] = [
-    "*",
-    "get",
-    "list",
-    "watch",
-    "create",
-    "update",
-    "patch",
-    "delete",
-    "deletecollection",
-    "connect",
-    "impersonate",
-    "bind",
-    "escalate",
-    "approve",
-    "sign",
-    "attest",
-    "use",
-    "assume",
-    "post",
-    "put",
-];
+/// What becomes of a rule where the API server does not ask about what admission never sees.
+fn without_authorizer(rule: &Rule) -> Vec<String> {
+    let name = &rule.name;
+    let unseen: Vec<String> = rule.actions.iter().filter_map(matching::unseen_by_admission).collect();
+    let mut warnings = Vec::new();
+    if !unseen.is_empty() {
+        let what = super::distinct(unseen.into_iter()).join("; ");
+        warnings.push(format!(
+            "rule `{name}` does not hold for {what}: admission never sees that, and `webhooks.authorization` is false"
+        ));
+    }
+    if rule.irrevocable {
+        let groups = rule.groups.join(", ");
+        warnings.push(format!(
+            "rule `{name}`: {groups} cannot be taken away before the token expires: nobody looks the grant up while \
+             `webhooks.authorization` is false"
+        ));
+    }
+    warnings
+}
+
+/// A rule that grants what is usual, and requires nothing yet.
+fn usual(name: String, actions: Vec<ActionPattern>, enforcement: Enforcement) -> Rule {
+    Rule {
+        name,
+        description: String::new(),
+        subjects: Subjects::default(),
+        actions,
+        condition: None,
+        enforcement,
+        acr: BTreeMap::new(),
+        max_age: None,
+        reason: None,
+        ttl: USUAL_TTL,
+        uses: Some(1),
+        covers: Covers::Object,
+        groups: vec![],
+        by_group: false,
+        irrevocable: false,
+    }
+}
+
+/// What a policy may name beside [`action::VERBS`]: all of them, verbs of policies and of non-resource requests, and `assume`,
+/// which is ours.
+const MORE_VERBS: [&str; 5] = ["*", "use", "assume", "post", "put"];
 
 fn resource_mistake(resource: &str) -> Option<&'static str> {
     let parts: Vec<_> = resource.split('/').collect();

@@ -1,6 +1,7 @@
-//! A browser without a screen: given a sign-in URL, it fills the provider's forms as the person would, and ends.
+//! A browser without a screen: given a sign-in URL, it fills the provider's forms as the person would, and ends. It knows
+//! the pages of the lab's own provider and those of Keycloak.
 //!
-//! Told by the environment: `LAB_CA`, `LAB_ISSUER`, and
+//! Told by the environment: `LAB_CA`, and
 //!
 //! - `LAB_BROWSER_USER`: who signs in where the page does not name anybody (alice)
 //! - `LAB_BROWSER`: `deny` presses "Deny" at the first occasion, `ignore` does nothing at all
@@ -68,26 +69,30 @@ impl Mood {
 }
 
 fn browse(url: &str, mood: Mood, log: &Log) -> Result<()> {
-    let mut session = Session::from_environment()?;
-    let mut page = session.open(Url::parse(url).context("not a URL")?, None)?;
+    let url = Url::parse(url).context("not a URL")?;
+    let mut session = Session::at(&url)?;
+    let mut page = session.open(url, None)?;
     let mut person = env::var("LAB_BROWSER_USER").unwrap_or_else(|_| "alice".to_owned());
     for _ in 0..MAX_PAGES {
         if !session.is_provider(&page.url) {
             return log.line("went back to the program");
         }
         let Some(form) = Form::first_in(&page.html) else {
-            return if page.html.contains("data-step=\"done\"") || mood == Mood::Deny {
+            return if page.is_done() || mood == Mood::Deny {
                 log.line("done")
             } else {
                 bail!("{}: {}", page.status, page.error())
             };
         };
-        if page.html.contains("role=\"alert\"") && mood == Mood::Complete {
+        if form.fields.contains_key("totpSecret") {
+            return log.line("was asked to enrol a second factor, and left");
+        }
+        if page.tells_of_a_mistake() && mood == Mood::Complete {
             bail!("the provider says: {}", page.error());
         }
-        let (step, fields) = fill(form.fields, mood, &mut person)?;
-        log.line(&step)?;
         let target = page.url.join(&form.action)?;
+        let (step, fields) = fill(form, mood, &mut person)?;
+        log.line(&step)?;
         page = session.open(target, Some(&fields))?;
     }
     bail!("no end after {MAX_PAGES} pages")
@@ -96,16 +101,17 @@ fn browse(url: &str, mood: Mood, log: &Log) -> Result<()> {
 type Fields = BTreeMap<String, String>;
 
 /// What a person does with a form that has these fields. `person` is who signs in, until a page names somebody.
-fn fill(mut fields: Fields, mood: Mood, person: &mut String) -> Result<(String, Fields)> {
+fn fill(Form { mut fields, buttons, .. }: Form, mood: Mood, person: &mut String) -> Result<(String, Fields)> {
     let has = |name: &str| fields.contains_key(name);
+    // "abort" is the library's own word, on the page that confirms the user code; "cancel" is Keycloak's.
+    let refusal = ["deny", "cancel"].into_iter().find(|name| buttons.contains_key(*name));
+    let refusal = if has("confirm") { Some("abort") } else { refusal };
     let step = if has("user_code") && !has("confirm") {
         if fields["user_code"].is_empty() {
             bail!("the URL has no user code in it");
         }
         "entered the user code".to_owned()
-    } else if mood == Mood::Deny {
-        // "abort" is the library's own word, on the page that confirms the user code.
-        let button = if has("confirm") { "abort" } else { "deny" };
+    } else if let Some(button) = refusal.filter(|_| mood == Mood::Deny) {
         fields.insert(button.to_owned(), "yes".to_owned());
         "denied".to_owned()
     } else if has("password") {
@@ -115,8 +121,11 @@ fn fill(mut fields: Fields, mood: Mood, person: &mut String) -> Result<(String, 
         fields.insert("username".to_owned(), person.clone());
         fields.insert("password".to_owned(), Account::of(person)?.password.clone());
         format!("password of {person}")
-    } else if has("code") {
-        fields.insert("code".to_owned(), Account::of(person)?.code()?);
+    } else if let Some(accept) = buttons.get("accept") {
+        fields.insert("accept".to_owned(), accept.clone());
+        "allowed access".to_owned()
+    } else if let Some(field) = ["code", "otp"].into_iter().find(|name| has(name)) {
+        fields.insert(field.to_owned(), Account::of(person)?.code()?);
         format!("one-time code of {person}")
     } else if has("confirm") {
         "confirmed the user code".to_owned()
@@ -125,10 +134,6 @@ fn fill(mut fields: Fields, mood: Mood, person: &mut String) -> Result<(String, 
     } else {
         bail!("a form that the lab's browser does not know: {:?}", fields.keys());
     };
-    if mood == Mood::Complete {
-        fields.remove("deny");
-        fields.remove("abort");
-    }
     Ok((step, fields))
 }
 
@@ -139,10 +144,26 @@ struct Page {
 }
 
 impl Page {
-    /// The text of the element that tells of an error, or of the whole page.
+    /// Whether it is the last page of a device sign-in.
+    fn is_done(&self) -> bool {
+        self.html.contains("data-step=\"done\"") || self.html.contains("Device Login Successful")
+    }
+
+    /// Whether it is there again because of what was typed.
+    fn tells_of_a_mistake(&self) -> bool {
+        self.html.contains("role=\"alert\"") || self.html.contains("kc-feedback-text\"")
+    }
+
+    /// The text of the element that tells of an error, or the beginning of the page.
     fn error(&self) -> String {
-        let text = self.html.split_once("class=\"error\"").map_or(self.html.as_str(), |(_, rest)| rest);
-        let text = text.split_once('>').map_or(text, |(_, rest)| rest);
+        let marks = ["class=\"error\"", "kc-feedback-text\"", "id=\"kc-error-message\"", "id=\"kc-page-title\""];
+        let text =
+            marks.into_iter().find_map(|mark| self.html.split_once(mark)).map_or(self.html.as_str(), |(_, rest)| rest);
+        let mut text = text.split_once('>').map_or(text, |(_, rest)| rest);
+        // The element may begin with others.
+        while let Some(inner) = text.trim_start().strip_prefix('<') {
+            text = inner.split_once('>').map_or("", |(_, rest)| rest);
+        }
         text.split_once('<').map_or(text, |(text, _)| text).trim().to_owned()
     }
 }
@@ -154,11 +175,11 @@ struct Session {
 }
 
 impl Session {
-    fn from_environment() -> Result<Self> {
+    /// A new browser session, which begins at the provider.
+    fn at(provider: &Url) -> Result<Self> {
         let ca = env::var_os("LAB_CA").context("LAB_CA is not set")?;
-        let issuer = env::var("LAB_ISSUER").context("LAB_ISSUER is not set")?;
         let client = http::builder(ca.as_ref())?.redirect(Policy::none()).build()?;
-        Ok(Self { client, provider: Url::parse(&issuer)?, cookies: BTreeMap::new() })
+        Ok(Self { client, provider: provider.clone(), cookies: BTreeMap::new() })
     }
 
     fn is_provider(&self, url: &Url) -> bool {
@@ -204,6 +225,8 @@ impl Session {
 struct Form {
     action: String,
     fields: Fields,
+    /// What can be pressed; only what is pressed is sent.
+    buttons: Fields,
 }
 
 impl Form {
@@ -212,13 +235,20 @@ impl Form {
         let (_, from_form) = html.split_once("<form")?;
         let (attributes, rest) = from_form.split_once('>')?;
         let (inside, _) = rest.split_once("</form>")?;
-        let mut fields = Fields::new();
-        for element in inside.split("<input").skip(1).filter_map(|rest| rest.split('>').next()) {
-            if let Some(name) = attribute(element, "name") {
-                fields.insert(name, attribute(element, "value").unwrap_or_default());
+        let (mut fields, mut buttons) = (Fields::new(), Fields::new());
+        for (tag, of_kind) in [("<input", "text"), ("<button", "submit")] {
+            for element in inside.split(tag).skip(1).filter_map(|rest| rest.split('>').next()) {
+                let Some(name) = attribute(element, "name") else { continue };
+                let value = attribute(element, "value").unwrap_or_default();
+                match attribute(element, "type").as_deref().unwrap_or(of_kind) {
+                    // A box that nobody ticked.
+                    "checkbox" => {}
+                    "submit" | "button" => drop(buttons.insert(name, value)),
+                    _ => drop(fields.insert(name, value)),
+                }
             }
         }
-        Some(Self { action: attribute(attributes, "action").unwrap_or_default(), fields })
+        Some(Self { action: attribute(attributes, "action").unwrap_or_default(), fields, buttons })
     }
 }
 
@@ -261,6 +291,21 @@ mod tests {
         assert_eq!(form.action, "https://idp/device?a=1&b=2");
         assert_eq!(form.fields["xsrf"], "abc");
         assert_eq!(form.fields["user_code"], "");
+    }
+
+    #[test]
+    fn buttons_are_pressed_and_boxes_left_alone() {
+        let html = r#"<form action="/consent"><input type="hidden" name="code" value="c"/><input type="checkbox"
+            name="rememberMe"/><input name="accept" type="submit" value="Yes"/><button name="cancel">No</button></form>"#;
+        let filled = |mood| fill(Form::first_in(html).expect("a form"), mood, &mut "alice".to_owned()).expect("filled");
+        let (step, fields) = filled(Mood::Complete);
+        assert_eq!(step, "allowed access");
+        assert_eq!(fields.keys().collect::<Vec<_>>(), ["accept", "code"]);
+        let (step, fields) = filled(Mood::Deny);
+        assert_eq!(
+            (step.as_str(), fields.contains_key("cancel"), fields.contains_key("accept")),
+            ("denied", true, false)
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The control plane: etcd, API server, controller manager, and the objects that every lab has.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -10,8 +11,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::http;
-use crate::plan::{Plan, write};
+use crate::plan::{Lock, Plan, write};
 use crate::process::Daemon;
+use crate::provider_only;
 use crate::role::Tie;
 
 /// How long a part may take to start on a busy machine; ordinarily it is a few seconds.
@@ -63,16 +65,26 @@ impl Plan {
                 .arg(&self.pki.service_account_key)
                 .args(["--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"])
                 .arg("--allow-privileged")
+                .arg("--kubelet-certificate-authority")
+                .arg(&self.pki.ca)
+                .arg("--kubelet-client-certificate")
+                .arg(&self.pki.admin.certificate)
+                .arg("--kubelet-client-key")
+                .arg(&self.pki.admin.key)
                 .arg("--audit-policy-file")
                 .arg(file("audit-policy.yaml"))
                 .arg("--audit-log-path")
                 .arg(self.kube_audit_log())
                 .arg("--authentication-config")
-                .arg(file("rendered/authentication.yaml"))
-                .arg("--authorization-config")
-                .arg(file("rendered/authorization.yaml"))
-                .arg("--admission-control-config-file")
-                .arg(file("rendered/admission-control.yaml"));
+                .arg(file("rendered/authentication.yaml"));
+            match self.options.lock {
+                Lock::Webhooks => command
+                    .arg("--authorization-config")
+                    .arg(file("rendered/authorization.yaml"))
+                    .arg("--admission-control-config-file")
+                    .arg(file("rendered/admission-control.yaml")),
+                Lock::Groups | Lock::Provider => command.args(["--authorization-mode", "Node,RBAC"]),
+            };
         })?;
         let admin = http::client_with_certificate(&self.pki.ca, &self.pki.admin)?;
         let url = format!("{}/readyz", self.api_server_url());
@@ -99,9 +111,22 @@ impl Plan {
 
     /// Applies the lab's roles, and what `render` wrote to be applied.
     pub(crate) fn apply_objects(&self) -> Result<()> {
-        self.apply(&roles().to_string())?;
-        for rendered in ["rendered/rbac.yaml", "rendered/validating-webhook.yaml"] {
-            self.apply(&fs::read_to_string(self.file(rendered))?)?;
+        self.apply(&roles(self.options.lock).to_string())?;
+        // There is no rbac.yaml where no rule has anything to bind, and no webhook where groups do.
+        for rendered in [self.file("rendered/rbac.yaml"), self.file("rendered/validating-webhook.yaml")] {
+            if rendered.exists() {
+                let manifest = fs::read_to_string(rendered)?;
+                // A role can only be where its namespace is.
+                let namespaces = manifest.lines().filter_map(|line| line.strip_prefix("    namespace: "));
+                for name in namespaces.map(|name| name.trim_matches('"')).collect::<BTreeSet<_>>() {
+                    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+                    self.apply(&namespace.to_string())?;
+                }
+                self.apply(&manifest)?;
+            }
+        }
+        if self.options.lock == Lock::Provider {
+            self.apply(&provider_only::objects())?;
         }
         Ok(())
     }
@@ -159,17 +184,30 @@ rules:
 - level: Metadata
 ";
 
-/// Developers may do everything ordinary: what is protected, the policy protects.
-fn roles() -> Value {
+/// Developers may do everything ordinary. What is protected, webhooks protect by the policy; without them, nobody has the
+/// right to it.
+fn roles(lock: Lock) -> Value {
     let all = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
     let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
-    let developer = json!({
+    let reads = ["get", "list", "watch"];
+    let lacking = json!([
+        rule(&[""], &["configmaps", "services", "serviceaccounts", "pods", "pods/log", "events"], &all),
+        rule(&[""], &["namespaces"], &["get", "list", "watch", "create"]),
+        rule(&["apps"], &["replicasets"], &all),
+        rule(&["apps"], &["deployments"], &reads),
+        rule(&["networking.k8s.io"], &["networkpolicies"], &reads),
+    ]);
+    let mut developer = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": {"name": "lab-developer"},
         "rules": [
             rule(&[""], &["namespaces", "secrets", "configmaps", "services", "serviceaccounts", "pods", "pods/log", "events"], &all),
-            rule(&[""], &["pods/exec", "pods/attach", "pods/portforward"], &["get", "create"]),
+            rule(&[""], &["pods/exec", "pods/attach", "pods/portforward", "pods/eviction"], &["get", "create"]),
+            // `kubectl debug`.
+            rule(&[""], &["pods/ephemeralcontainers"], &["patch"]),
+            // As much as `kubectl drain` needs.
+            rule(&[""], &["nodes"], &["get", "patch"]),
             rule(&["apps"], &["deployments", "deployments/scale", "replicasets"], &all),
             rule(&["networking.k8s.io"], &["networkpolicies"], &all),
             // Somebody who may change roles can give themselves anything, so RBAC wants both verbs beside the change itself.
@@ -180,6 +218,9 @@ fn roles() -> Value {
             ),
         ],
     });
+    if lock != Lock::Webhooks {
+        developer["rules"] = lacking;
+    }
     let binding = |name: &str, role: &str, group: &str| {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",

@@ -6,10 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::clients::{self, Client};
+use crate::keycloak::{Keycloak, Realm, Starting};
 use crate::pki::Pki;
-use crate::plan::{Options, Plan, Ports, Programs};
+use crate::plan::{Lock, Options, Plan, Ports, Programs};
 use crate::process::{Daemon, await_that};
 use crate::role::Tie;
 use crate::session::{Outcome, Session};
@@ -17,15 +19,19 @@ use crate::trouble::Wrapper;
 
 /// How long the API server may take to write down what it has answered.
 const AUDIT_LIMIT: Duration = Duration::from_secs(10);
+/// How long the cluster may take to have what a pod needs.
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running lab. Everything stops when it is dropped, and when the thread that started it ends.
 #[derive(Debug)]
 pub struct Lab {
     // In the order in which they have to stop.
+    _kubelet: Daemon,
     _controller_manager: Daemon,
     _api_server: Daemon,
     stepup_server: Mutex<Option<Daemon>>,
     provider: Mutex<Option<Daemon>>,
+    keycloak: Option<Starting>,
     _etcd: Daemon,
     plan: Plan,
     sessions: AtomicUsize,
@@ -39,19 +45,26 @@ impl Lab {
         let plan = Plan::prepare(directory, Ports::free()?, programs, options)?;
         plan.write_stepup_files()?;
         let tie = Tie::ToParent;
+        let keycloak = plan.start_keycloak(tie)?;
         let etcd = plan.start_etcd(tie)?;
         // The API server fetches both issuers' keys when it starts, and tries again only ten seconds later.
         let provider = plan.start_provider(tie)?;
-        let stepup_server = plan.start_stepup_server(tie, &Wrapper::default())?;
+        let stepup_server = match plan.options.lock {
+            Lock::Provider => None,
+            Lock::Webhooks | Lock::Groups => Some(plan.start_stepup_server(tie, &Wrapper::default())?),
+        };
         plan.render()?;
         let api_server = plan.start_api_server(tie)?;
         let controller_manager = plan.start_controller_manager(tie)?;
+        let kubelet = plan.start_kubelet(tie)?;
         plan.apply_objects()?;
         Ok(Self {
+            _kubelet: kubelet,
             _controller_manager: controller_manager,
             _api_server: api_server,
-            stepup_server: Mutex::new(Some(stepup_server)),
+            stepup_server: Mutex::new(stepup_server),
             provider: Mutex::new(Some(provider)),
+            keycloak,
             _etcd: etcd,
             plan,
             sessions: AtomicUsize::new(0),
@@ -62,7 +75,12 @@ impl Lab {
 
     /// A second lab, of the same programs, for a test that stops or changes parts of one.
     pub fn another(&self, name: &str, options: Options) -> Result<Self> {
-        Self::start(&self.plan.file(&format!("other/{name}")), &self.plan.programs, options)
+        let directory = self.plan.file(&format!("other/{name}"));
+        if directory.exists() {
+            // Of the test's first try.
+            std::fs::remove_dir_all(&directory)?;
+        }
+        Self::start(&directory, &self.plan.programs, options)
     }
 
     /// A new namespace whose name is `prefix`, a hyphen, and a number of its own.
@@ -72,10 +90,34 @@ impl Lab {
         Ok(name)
     }
 
-    /// A new session of `name` (alice, bob or carol), set up and signed in.
+    /// A new node of this name, that pods can be bound to.
+    pub fn node(&self, name: &str) -> Result<()> {
+        self.plan.register_node(name)
+    }
+
+    /// A new pod that runs on `node` (the lab has one called `node`) and is ready for exec, attach, logs and port-forward.
+    /// `command` is one that the lab's kubelet knows and what the log is made of; empty for three lines.
+    pub fn pod(&self, namespace: &str, name: &str, node: &str, command: &[&str]) -> Result<()> {
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+            "spec": {
+                "nodeName": node,
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "app", "image": "example.test/app:1", "command": command}],
+            },
+        });
+        // The namespace's service account takes a moment to be there.
+        await_that(START_LIMIT, || self.apply(&pod))?;
+        self.admin(&["wait", "--for=condition=Ready", "--timeout=60s", "pod", name, "-n", namespace]).map(drop)
+    }
+
+    /// A new session of `name` (alice, bob or carol), set up and signed in; without preflight, so that what the cluster
+    /// refuses is seen.
     pub fn session(&self, name: &str) -> Result<Session> {
         let session = self.new_session(name)?;
-        session.set_up(&[])?;
+        session.set_up(&["--preflight", "off"])?;
         session.log_in()?;
         Ok(session)
     }
@@ -98,6 +140,28 @@ impl Lab {
         Session::new(&self.plan, name, &home, &home.join("kubeconfig.yaml"))
     }
 
+    /// Keycloak, ready. Only the lab that the tests share has it.
+    pub fn keycloak(&self) -> Result<&Keycloak> {
+        self.keycloak.as_ref().context("this lab has no Keycloak")?.ready()
+    }
+
+    /// A person of Keycloak whom no other test meets, and who is otherwise like `name`, at a computer of their own that
+    /// is set up for `realm` and the client `client_id`.
+    pub fn keycloak_session(&self, realm: Realm, client_id: &str, name: &str) -> Result<Session> {
+        let name = self.keycloak()?.name_like(name)?;
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let home = self.plan.file(&format!("home/{}-{name}-{number}", realm.provider));
+        let session = Session::at(
+            &self.plan,
+            (&self.plan.keycloak_issuer(realm), client_id),
+            &name,
+            &home,
+            &home.join("kubeconfig.yaml"),
+        )?;
+        session.set_up(&["--preflight", "off"])?;
+        Ok(session)
+    }
+
     /// Runs `kubectl` as the administrator, whom no policy stops; gives its output.
     pub fn admin(&self, arguments: &[&str]) -> Result<String> {
         let mut command = std::process::Command::new(self.plan.program("kubectl"));
@@ -108,6 +172,11 @@ impl Lab {
     /// Puts `helm` into everybody's `PATH`.
     pub fn install_helm(&self) -> Result<()> {
         self.plan.install_helm()
+    }
+
+    /// The clients of others: those that the lab builds, and every other kubectl of this machine.
+    pub fn clients(&self) -> Result<Vec<Client>> {
+        clients::all(&self.plan.file("clients"), &self.plan.control_plane)
     }
 
     /// Creates or changes what `manifest` describes, as the administrator.
@@ -201,6 +270,17 @@ impl Lab {
                 && event["objectRef"]["name"] == name
         });
         Ok(about.filter_map(|event| event["responseStatus"]["code"].as_u64()).collect())
+    }
+
+    /// The answers (HTTP status) that one person's requests have got so far, oldest first.
+    pub fn answers_to(&self, person: &str) -> Result<Vec<u64>> {
+        // One person's are few, and the log may be long.
+        let log = std::fs::read_to_string(self.plan.kube_audit_log())?;
+        let events =
+            log.lines().filter(|line| line.contains(person)).filter_map(|line| serde_json::from_str(line).ok());
+        let complete =
+            events.filter(|event: &Value| event["stage"] == "ResponseComplete" && event["user"]["username"] == person);
+        Ok(complete.filter_map(|event| event["responseStatus"]["code"].as_u64()).collect())
     }
 
     /// An error unless the API server's answers (HTTP status) to requests in one namespace were `expected`, oldest first.

@@ -3,7 +3,8 @@
 //!
 //! - [`Lab::start`] runs one for a test binary; all of it ends with the value, and with the process.
 //! - [`standing::up`] and [`standing::down`] are `make lab` and `make lab-down`.
-//! - [`demo::run`] is `make demo`.
+//! - [`demo::run`] is `make demo`, [`picture::run`] is `make pictures`.
+//! - [`clients`] are the programs of others that people use a cluster with.
 //! - [`trouble`] is what a server can be in: a wrong clock, a full disk.
 //! - [`Session`] is a person at a computer, [`terminal::Terminal`] the screen in front of them, [`window::Window`] a
 //!   shell on that screen.
@@ -12,14 +13,19 @@
 
 mod binaries;
 mod browser;
+pub mod clients;
 mod cluster;
 pub mod demo;
 pub mod http;
+pub mod keycloak;
+mod kubelet;
 mod lab;
 pub mod person;
+pub mod picture;
 pub mod pki;
 mod plan;
 pub mod process;
+mod provider_only;
 pub mod role;
 mod services;
 mod session;
@@ -34,11 +40,13 @@ pub mod window;
 /// Builds what the lab needs from other projects, once; later calls find it in the user's cache.
 pub fn prepare() -> anyhow::Result<()> {
     binaries::control_plane()?;
+    binaries::kubelet()?;
     binaries::provider()?;
-    binaries::helm().map(drop)
+    clients::prepare()?;
+    suite::has_keycloak().map(drop)
 }
 
 pub use lab::Lab;
-pub use plan::{CLIENT_ID, Options, Programs};
+pub use plan::{CLIENT_ID, Lock, Options, Programs};
 pub use session::{Outcome, Session};
 pub use suite::Test;

@@ -31,6 +31,14 @@ enum Task {
         #[arg(long, default_value = "target/demo")]
         directory: PathBuf,
     },
+    /// Draw what stands on a person's terminal, in a lab of its own.
+    Pictures {
+        /// Where the SVG files go.
+        pictures: PathBuf,
+        /// Where the lab's files are; emptied first.
+        #[arg(long, default_value = "target/pictures")]
+        directory: PathBuf,
+    },
     /// Build and install the lab's parts into the user's cache, without starting anything.
     Prepare,
     /// Print a person's password and the one-time code of this moment.
@@ -76,6 +84,7 @@ fn run(task: Task) -> Result<()> {
             println!("{}", if stopped { "The lab is down." } else { "No lab was up." });
         }
         Task::Demo { interactive, directory } => lab::demo::run(&directory, &programs()?, interactive)?,
+        Task::Pictures { pictures, directory } => lab::picture::run(&directory, &programs()?, &pictures)?,
         Task::Prepare => lab::prepare()?,
         Task::Credentials { person } => {
             let account = Account::of(&person)?;

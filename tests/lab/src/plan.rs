@@ -22,16 +22,35 @@ pub struct Programs {
     pub stepup_server: PathBuf,
 }
 
+/// Who holds protected requests up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lock {
+    /// stepup-server's webhooks, in addition to RBAC.
+    #[default]
+    Webhooks,
+    /// RBAC alone, by groups in the tokens that stepup-server makes (`mode: groups`).
+    Groups,
+    /// RBAC and an admission policy, by a group that the provider's stronger token is mapped to. There is no stepup-server:
+    /// the cluster is set up by the samples in `packaging/provider-only`.
+    Provider,
+}
+
 /// What differs from the ordinary lab.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Who holds protected requests up.
+    pub lock: Lock,
     /// The policy, instead of the sample (`tests/lab/policy.yaml`).
     pub policy: Option<String>,
+    /// How the provider's tokens become usernames, instead of by their `sub`: a flow mapping of stepup-server's configuration.
+    pub username: Option<String>,
     /// Variables for the identity provider: `LAB_TTL_ID_TOKEN`, `LAB_TTL_REFRESH_TOKEN`, `LAB_TTL_DEVICE_CODE`,
     /// `LAB_DEVICE_INTERVAL` (all in seconds); `LAB_PROVIDER_SECRETS` (a file).
     pub provider_environment: Vec<(String, String)>,
     /// Lines added to stepup-server's configuration.
     pub extra_config: String,
+    /// Whether there is Keycloak too, beside the ordinary provider.
+    pub keycloak: bool,
 }
 
 /// The ports of one lab.
@@ -43,12 +62,14 @@ pub(crate) struct Ports {
     pub api_server: u16,
     pub provider: u16,
     pub stepup_server: u16,
+    #[serde(default)]
+    pub keycloak: u16,
 }
 
 impl Ports {
     pub(crate) fn free() -> Result<Self> {
-        let [etcd, etcd_peer, api_server, provider, stepup_server] = free_ports()?;
-        Ok(Self { etcd, etcd_peer, api_server, provider, stepup_server })
+        let [etcd, etcd_peer, api_server, provider, stepup_server, keycloak] = free_ports()?;
+        Ok(Self { etcd, etcd_peer, api_server, provider, stepup_server, keycloak })
     }
 }
 
@@ -59,7 +80,9 @@ pub(crate) struct Plan {
     pub ports: Ports,
     pub pki: Pki,
     pub control_plane: PathBuf,
+    pub kubelet: PathBuf,
     pub provider: PathBuf,
+    pub keycloak: Option<PathBuf>,
     pub programs: Programs,
     pub options: Options,
 }
@@ -68,13 +91,25 @@ impl Plan {
     /// Builds what is missing in the cache, and lays the lab out in `directory`.
     pub(crate) fn prepare(directory: &Path, ports: Ports, programs: &Programs, options: Options) -> Result<Self> {
         let control_plane = binaries::control_plane()?;
+        let kubelet = binaries::kubelet()?;
         let provider = binaries::provider()?;
-        for sub in ["bin", "log", "kubeconfig", "home", "stepup", "rendered"] {
+        let keycloak = if options.keycloak { Some(binaries::keycloak()?) } else { None };
+        for sub in ["bin", "log", "kubeconfig", "home", "stepup", "rendered", "kubelet"] {
             fs::create_dir_all(directory.join(sub))?;
         }
         let directory = directory.canonicalize()?;
         let pki = Pki::open(&directory.join("pki"))?;
-        let plan = Self { ports, pki, control_plane, provider, programs: programs.clone(), options, directory };
+        let plan = Self {
+            ports,
+            pki,
+            control_plane,
+            kubelet,
+            provider,
+            keycloak,
+            programs: programs.clone(),
+            options,
+            directory,
+        };
         plan.fill_bin()?;
         Ok(plan)
     }
@@ -112,6 +147,8 @@ impl Plan {
     pub(crate) fn made_of(&self, name: &str) -> Result<String> {
         Ok(match name {
             "oidc-provider" => self.provider.display().to_string(),
+            "kubelet" => self.kubelet.display().to_string(),
+            "kube-apiserver" => format!("{} with nodes", self.control_plane.display()),
             "stepup-server" => {
                 // The copy in `bin` is replaced only by a different one.
                 let copied = fs::metadata(self.program(name))?.modified()?;
@@ -131,16 +168,16 @@ impl Plan {
         for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"] {
             link(&self.control_plane.join(name), &self.program(name))?;
         }
+        link(&self.kubelet, &self.program("kubelet"))?;
         // Copies, so that a later build changes nothing under a running lab.
         copy(&self.programs.kubectl_stepup, &self.program("kubectl-stepup"))?;
         copy(&self.programs.stepup_server, &self.program("stepup-server"))?;
         let browser = format!(
             "#!/bin/sh\n\
-             # Signs in at the lab's provider; see the lab's browser.rs for what LAB_BROWSER can be.\n\
-             export LAB_CA='{}' LAB_ISSUER='{}' LAB_BROWSER_LOG=\"${{LAB_BROWSER_LOG:-{}}}\"\n\
+             # Signs in at the lab's providers; see the lab's browser.rs for what LAB_BROWSER can be.\n\
+             export LAB_CA='{}' LAB_BROWSER_LOG=\"${{LAB_BROWSER_LOG:-{}}}\"\n\
              {}\n",
             self.pki.ca.display(),
-            self.issuer(),
             self.file("log/browser.log").display(),
             role::browser_command_line()?,
         );
@@ -155,13 +192,13 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     Ok(fs::rename(&temporary, path)?)
 }
 
-fn write_executable(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_executable(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     write(path, text)?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
-fn link(target: &Path, link: &Path) -> Result<()> {
+pub(crate) fn link(target: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|current| current == target) {
         return Ok(());
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::http;
-use crate::plan::{CLIENT_ID, Plan, write};
+use crate::plan::{CLIENT_ID, Lock, Plan, write};
 use crate::process::Daemon;
+use crate::provider_only;
 use crate::role::Tie;
 use crate::trouble::Wrapper;
 
@@ -60,6 +61,17 @@ impl Plan {
 
     fn stepup_config(&self) -> String {
         let pki = &self.pki;
+        let (webhook_clients, webhooks) = match self.options.lock {
+            Lock::Webhooks => (
+                format!("webhookClients:\n  ca: {}\n  names: [kube-apiserver]\n", pki.webhook_ca.display()),
+                format!(
+                    "webhooks:\n  clientCertificate: {}\n  clientKey: {}\n",
+                    pki.webhook_client.certificate.display(),
+                    pki.webhook_client.key.display()
+                ),
+            ),
+            Lock::Groups | Lock::Provider => ("mode: groups\n".to_owned(), String::new()),
+        };
         format!(
             "\
 listen: 127.0.0.1:{port}
@@ -67,15 +79,12 @@ publicUrl: {url}
 tls:
   certificate: {certificate}
   key: {key}
-webhookClients:
-  ca: {webhook_ca}
-  names: [kube-apiserver]
-identityProviders:
+{webhook_clients}identityProviders:
 - name: lab
   issuer: {issuer}
   ca: {ca}
   audiences: [{CLIENT_ID}]
-  username: {{claim: sub, prefix: ''}}
+  username: {username}
   groups: {{claim: groups, prefix: ''}}
   levels:
   - {{name: pwd, acrValues: ['urn:stepup:pwd']}}
@@ -83,7 +92,7 @@ identityProviders:
   # Bob has no second factor: he hears so at once instead of being asked for one.
   canStepUp:
     groups: [mfa]
-token:
+{keycloak}token:
   audience: {CLIENT_ID}
   keys: keys
 store:
@@ -94,20 +103,18 @@ audit:
 policy: policy.yaml
 administrators:
   users: [carol]
-webhooks:
-  clientCertificate: {client_certificate}
-  clientKey: {client_key}
-log: {{format: text, level: info}}
+{webhooks}log: {{format: text, level: info}}
 {extra}",
             port = self.ports.stepup_server,
             url = self.server_url(),
             certificate = pki.stepup_server.certificate.display(),
             key = pki.stepup_server.key.display(),
-            webhook_ca = pki.webhook_ca.display(),
+            webhook_clients = webhook_clients,
+            webhooks = webhooks,
             issuer = self.issuer(),
+            username = self.options.username.as_deref().unwrap_or("{claim: sub, prefix: ''}"),
             ca = pki.ca.display(),
-            client_certificate = pki.webhook_client.certificate.display(),
-            client_key = pki.webhook_client.key.display(),
+            keycloak = self.keycloak_config(),
             extra = self.options.extra_config,
         )
     }
@@ -125,8 +132,13 @@ log: {{format: text, level: info}}
         Ok(server)
     }
 
-    /// Writes what the cluster needs to know of stepup-server into `rendered/`.
+    /// Writes what the cluster needs to know of stepup-server, or of the provider alone, into `rendered/`.
     pub(crate) fn render(&self) -> Result<()> {
+        if self.options.lock == Lock::Provider {
+            let ca = fs::read_to_string(&self.pki.ca)?;
+            let text = provider_only::authentication(&self.issuer(), CLIENT_ID, &ca)?;
+            return write(&self.file("rendered/authentication.yaml"), &text);
+        }
         let output = Command::new(self.program("stepup-server"))
             .arg("render")
             .arg(self.config_file())

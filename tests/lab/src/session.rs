@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::plan::{CLIENT_ID, Plan};
+use crate::plan::{CLIENT_ID, Lock, Plan};
 use crate::process::await_that;
 use crate::role::{self, Tie};
 use crate::terminal::Terminal;
@@ -45,6 +45,11 @@ pub struct Outcome {
 impl Session {
     /// `name`'s home, without a kubeconfig user yet.
     pub(crate) fn new(plan: &Plan, name: &str, home: &Path, kubeconfig: &Path) -> Result<Self> {
+        Self::at(plan, (&plan.issuer(), CLIENT_ID), name, home, kubeconfig)
+    }
+
+    /// The same, for somebody who signs in at this issuer as this client.
+    pub(crate) fn at(plan: &Plan, provider: (&str, &str), name: &str, home: &Path, kubeconfig: &Path) -> Result<Self> {
         fs::create_dir_all(home)?;
         plan.write_kubeconfig(kubeconfig, name, &json!([]))?;
         Ok(Self {
@@ -52,7 +57,7 @@ impl Session {
             home: home.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
             environment: environment(plan, name, home, kubeconfig),
-            setup: setup_arguments(plan, name, kubeconfig),
+            setup: setup_arguments(plan, provider, name, kubeconfig),
         })
     }
 
@@ -78,6 +83,14 @@ impl Session {
         self
     }
 
+    /// The programs of a directory come before all others, from now on.
+    pub fn with_programs_of(self, directory: &Path) -> Result<Self> {
+        let path = self.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
+        let others = path.context("a session has a PATH")?;
+        let all = std::env::join_paths([directory.to_owned()].into_iter().chain(std::env::split_paths(&others)))?;
+        Ok(self.with("PATH", all))
+    }
+
     /// Runs `kubectl stepup setup`; `more` are further arguments.
     pub fn set_up(&self, more: &[&str]) -> Result<()> {
         let mut command = self.command("kubectl-stepup");
@@ -100,27 +113,27 @@ impl Session {
 
     /// Runs `kubectl` without a terminal.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Outcome> {
-        Outcome::of(self.without_terminal("kubectl")?.args(arguments))
+        Outcome::of(self.detached("kubectl")?.args(arguments))
     }
 
     /// Runs `kubectl-stepup` without a terminal.
     pub fn stepup(&self, arguments: &[&str]) -> Result<Outcome> {
-        Outcome::of(self.without_terminal("kubectl-stepup")?.args(arguments))
+        Outcome::of(self.detached("kubectl-stepup")?.args(arguments))
     }
 
     /// Runs a shell script without a terminal.
     pub fn script(&self, script: &str) -> Result<Outcome> {
-        Outcome::of(self.without_terminal("sh")?.args(["-c", script]))
+        Outcome::of(self.detached("sh")?.args(["-c", script]))
     }
 
     /// Runs a program as a cron job or an editor in the background would: there is no terminal, and nobody is there.
     pub fn background(&self, program: &str, arguments: &[&str]) -> Result<Outcome> {
-        Outcome::of(self.without_terminal(program)?.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments))
+        Outcome::of(self.detached(program)?.env("KUBECTL_STEPUP_PROMPT", "auto").args(arguments))
     }
 
-    /// Not even the terminal of the person who runs the tests.
-    fn without_terminal(&self, program: &str) -> Result<Command> {
-        let mut command = role::command(Tie::Detached, Path::new(program))?;
+    /// A command without any terminal, not even that of the person who runs the tests.
+    pub fn detached(&self, program: impl AsRef<Path>) -> Result<Command> {
+        let mut command = role::command(Tie::Detached, program.as_ref())?;
         self.arrange(&mut command);
         command.stdin(Stdio::null());
         Ok(command)
@@ -256,8 +269,8 @@ fn browser_log(home: &Path) -> PathBuf {
     home.join("browser.log")
 }
 
-fn setup_arguments(plan: &Plan, name: &str, kubeconfig: &Path) -> Vec<OsString> {
-    [
+fn setup_arguments(plan: &Plan, (issuer, client_id): (&str, &str), name: &str, kubeconfig: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
         OsString::from("setup"),
         "--profile".into(),
         name.into(),
@@ -266,17 +279,17 @@ fn setup_arguments(plan: &Plan, name: &str, kubeconfig: &Path) -> Vec<OsString> 
         "--kubeconfig".into(),
         kubeconfig.into(),
         "--issuer".into(),
-        plan.issuer().into(),
+        issuer.into(),
         "--issuer-ca".into(),
         plan.pki.ca.clone().into(),
         "--client-id".into(),
-        CLIENT_ID.into(),
-        "--server".into(),
-        plan.server_url().into(),
-        "--server-ca".into(),
-        plan.pki.ca.clone().into(),
+        client_id.into(),
         "--login-hint".into(),
         name.into(),
     ]
-    .into()
+    .into();
+    let server = ["--server".into(), plan.server_url().into(), "--server-ca".into(), plan.pki.ca.clone().into()];
+    // Without a server, what there is instead is up to the test.
+    arguments.extend(server.into_iter().filter(|_| plan.options.lock != Lock::Provider));
+    arguments
 }

@@ -34,7 +34,8 @@ pub struct Up {
 }
 
 /// Stops in this order; the reverse is the order of starting.
-const STOP_ORDER: [&str; 5] = ["kube-controller-manager", "kube-apiserver", "stepup-server", "oidc-provider", "etcd"];
+const STOP_ORDER: [&str; 6] =
+    ["kubelet", "kube-controller-manager", "kube-apiserver", "stepup-server", "oidc-provider", "etcd"];
 
 /// Starts what does not run, and writes `env`.
 pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
@@ -74,6 +75,7 @@ pub fn up(directory: &Path, programs: &Programs) -> Result<Up> {
     plan.render()?;
     ensure("kube-apiserver", &|| plan.start_api_server(tie))?;
     ensure("kube-controller-manager", &|| plan.start_controller_manager(tie))?;
+    ensure("kubelet", &|| plan.start_kubelet(tie))?;
     plan.apply_objects()?;
     let people = set_up_people(&plan)?;
     write(&directory.join("env"), &env_file(&plan, &people))?;

@@ -89,12 +89,26 @@ impl Terminal {
 
     /// Waits until `text` appears after what earlier calls waited for.
     pub fn expect(&mut self, text: &str, limit: Duration) -> Result<()> {
+        self.expect_either(text, None, limit).map(drop)
+    }
+
+    /// The same, and whether it does before `end` appears, which a later call may still wait for.
+    pub fn expect_before(&mut self, text: &str, end: &str, limit: Duration) -> Result<bool> {
+        self.expect_either(text, Some(end), limit)
+    }
+
+    fn expect_either(&mut self, text: &str, end: Option<&str>, limit: Duration) -> Result<bool> {
         let deadline = Instant::now() + limit;
         let mut output = self.seen.output.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(at) = output.text[output.passed..].find(text) {
+            let new = &output.text[output.passed..];
+            let end_at = end.and_then(|end| new.find(end));
+            if let Some(at) = new.find(text).filter(|at| end_at.is_none_or(|end_at| *at < end_at)) {
                 output.passed += at + text.len();
-                return Ok(());
+                return Ok(true);
+            }
+            if end_at.is_some() {
+                return Ok(false);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if output.ended || left.is_zero() {
@@ -110,6 +124,11 @@ impl Terminal {
         standing_text(&self.seen.output.lock().unwrap_or_else(PoisonError::into_inner).text)
     }
 
+    /// Everything that was written to it so far, escape sequences and all.
+    pub fn written(&self) -> String {
+        self.seen.output.lock().unwrap_or_else(PoisonError::into_inner).text.clone()
+    }
+
     /// Number of the process that leads the session.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -117,6 +136,12 @@ impl Terminal {
 
     /// Waits for the program to end; gives its status and everything that was seen.
     pub fn finish(mut self, limit: Duration) -> Result<(ExitStatus, String)> {
+        let status = self.wait(limit)?;
+        Ok((status, self.text()))
+    }
+
+    /// Waits for the program to end, and for all that it wrote.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
@@ -132,7 +157,7 @@ impl Terminal {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        Ok((status, self.text()))
+        Ok(status)
     }
 
     fn hang_up(&self) {

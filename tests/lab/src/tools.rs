@@ -40,13 +40,58 @@ const TOOLS: [Tool; 4] = [
     },
 ];
 
+/// What Keycloak takes, beside [`TOOLS`].
+const JAVA_TOOLS: [Tool; 3] = [
+    Tool {
+        program: "java",
+        version_arguments: &["-version"],
+        needed: (17, 0),
+        install: "install a JDK, as in the package openjdk-17-jdk-headless (runs Keycloak)",
+    },
+    Tool {
+        program: "jar",
+        version_arguments: &["--version"],
+        needed: (17, 0),
+        install: "comes with a JDK, not with a JRE (unpacks Keycloak)",
+    },
+    Tool {
+        program: "mvn",
+        version_arguments: &["-version"],
+        needed: (3, 6),
+        install: "install Maven, as in the package maven (fetches Keycloak)",
+    },
+];
+
+/// What the Python client takes, beside [`TOOLS`].
+const PYTHON_TOOLS: [Tool; 1] = [Tool {
+    program: "python3",
+    // Debian and Ubuntu have Python without ensurepip, which `venv` cannot do without.
+    version_arguments: &["-c", "import ensurepip, platform; print(platform.python_version())"],
+    needed: (3, 10),
+    install: "install Python with its module venv, as in the packages python3 and python3-venv (runs the Python client)",
+}];
+
 /// Fails with one line for each tool that is missing or too old.
 pub fn check() -> Result<()> {
-    let problems: Vec<String> = TOOLS.iter().filter_map(Tool::problem).collect();
+    check_all(&TOOLS, "the lab")
+}
+
+/// The same, for Keycloak.
+pub fn check_java() -> Result<()> {
+    check_all(&JAVA_TOOLS, "Keycloak")
+}
+
+/// The same, for the Python client.
+pub fn check_python() -> Result<()> {
+    check_all(&PYTHON_TOOLS, "the Python client")
+}
+
+fn check_all(tools: &[Tool], what: &str) -> Result<()> {
+    let problems: Vec<String> = tools.iter().filter_map(Tool::problem).collect();
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("the lab needs tools that are not here:\n  {}", problems.join("\n  "))
+    bail!("{what} needs tools that are not here:\n  {}", problems.join("\n  "))
 }
 
 /// Output of a short command, trimmed.
@@ -55,7 +100,9 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
     if !output.status.success() {
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    // Java tells its version on standard error.
+    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    Ok(String::from_utf8(said)?.trim().to_owned())
 }
 
 /// Where things that outlive a source tree are kept.
@@ -81,8 +128,10 @@ impl Tool {
     }
 }
 
-/// Major and minor number of `go1.26.8`, `v20.20.2`, `12`; `None` for a version that no number is in.
+/// Major and minor number of `go1.26.8`, `v20.20.2`, `Apache Maven 3.8.7`, `12`; `None` for a version that no number is in.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
+    // Maven puts colours before it.
+    let text = text.trim_start_matches("\u{1b}[0m").trim_start_matches("\u{1b}[1m");
     let mut numbers = text.trim_start_matches(|c: char| !c.is_ascii_digit()).split(|c: char| !c.is_ascii_digit());
     let major = numbers.next()?.parse().ok()?;
     Some((major, numbers.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
@@ -97,6 +146,8 @@ mod tests {
         assert_eq!(parse_version("go1.26.8"), Some((1, 26)));
         assert_eq!(parse_version("v20.20.2"), Some((20, 20)));
         assert_eq!(parse_version("12"), Some((12, 0)));
+        assert_eq!(parse_version("openjdk version \"17.0.15\" 2025-04-15"), Some((17, 0)));
+        assert_eq!(parse_version("\u{1b}[1mApache Maven 3.8.7\u{1b}[m"), Some((3, 8)));
         assert_eq!(parse_version("devel"), None);
     }
 }

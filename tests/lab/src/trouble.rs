@@ -1,4 +1,4 @@
-//! Trouble that a server can be in: a clock that is wrong, a disk that is full.
+//! Trouble that a server can be in: a clock that is wrong, a disk that is full, a network that ends at a proxy.
 //!
 //! Each is a [`Wrapper`]: a command line that arranges the trouble and then becomes the program.
 
@@ -15,6 +15,14 @@ use crate::process::ProcessId;
 /// The beginning of a command line; the program and its arguments come after it. Empty: nothing is arranged.
 #[derive(Clone, Debug, Default)]
 pub struct Wrapper(pub(crate) Vec<OsString>);
+
+impl Wrapper {
+    /// The program has these variables, whatever it would have had.
+    pub fn environment(variables: &[(&str, &str)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| format!("{name}={value}").into());
+        Self(["env".into()].into_iter().chain(variables).collect())
+    }
+}
 
 /// Something that sets the clock wrong, in the eyes of one program.
 #[derive(Clone, Debug)]

@@ -54,6 +54,11 @@ impl Window {
         self.terminal.expect(text, LIMIT)
     }
 
+    /// Waits until `text` appears, and says whether it does before the command ends.
+    pub fn shows(&mut self, text: &str) -> Result<bool> {
+        self.terminal.expect_before(text, PROMPT.0, LIMIT)
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&mut self) -> Result<()> {
         self.terminal.interrupt()
