@@ -132,6 +132,13 @@ impl Asker {
     }
 }
 
+/// Whether we are in the foreground of our terminal, so that what is typed there reaches us: whoever reads from the
+/// background is stopped (`SIGTTIN`). `None` where we have no terminal.
+#[cfg(unix)]
+pub fn is_in_foreground() -> Option<bool> {
+    platform::is_in_foreground()
+}
+
 /// Whether the process that a file name was made for (see [`Process`]'s `Display`) still runs; `None` when `text` is no
 /// such name.
 pub fn still_runs(text: &str) -> Option<bool> {
@@ -169,6 +176,17 @@ mod tests {
     fn other_platforms_tell_the_same() {
         let (here, there) = (platform::asker().unwrap(), others::asker().unwrap());
         assert_eq!((here.process.pid, there.process.pid), (std::os::unix::process::parent_id(), here.process.pid));
+        let leader = |asker: Asker| match asker.terminal {
+            Some(Scope::Terminal { leader, .. }) => Some(leader.pid),
+            _ => None,
+        };
+        // Linux knows sessions without a terminal besides.
+        if platform::is_in_foreground().is_some() {
+            assert_eq!(leader(here), leader(there));
+        }
+        // Groups outside our PID namespace, if we are in one, only the former can tell apart.
+        let (here_first, there_first) = (platform::is_in_foreground(), others::is_in_foreground());
+        assert!(here_first == there_first || here_first == Some(true), "{here_first:?}, {there_first:?}");
         assert_eq!(platform::arguments(here.process), others::arguments(there.process));
         for name in ["PATH", "HOME", "KUBECTL_STEPUP_NO_SUCH_VARIABLE"] {
             let (here, there) = (platform::variable(here.process, name), others::variable(there.process, name));

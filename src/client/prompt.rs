@@ -25,7 +25,7 @@ use crate::client::Clock;
 use crate::client::error::Error;
 use crate::client::idp::{BrowserSignIn, DeviceSignIn};
 use crate::client::output;
-use crate::client::parent::Asker;
+use crate::client::parent::{self, Asker};
 use crate::client::preflight::Hint;
 use crate::client::profile::Profile;
 use crate::client::words::{duration, plain, uses, wrapped};
@@ -60,8 +60,10 @@ pub fn person_is_there() -> bool {
 /// before it.
 #[cfg(unix)]
 fn terminal_in_foreground() -> Option<File> {
-    let terminal = OpenOptions::new().read(true).write(true).open(TTY).ok()?;
-    (rustix::termios::tcgetpgrp(&terminal).ok()? == rustix::process::getpgrp()).then_some(terminal)
+    if parent::is_in_foreground() != Some(true) {
+        return None;
+    }
+    OpenOptions::new().read(true).write(true).open(TTY).ok()
 }
 
 #[cfg(not(unix))]
@@ -220,7 +222,7 @@ impl Keyboard {
     /// Takes what is there, or waits for a moment.
     fn line(&mut self) -> io::Result<Typed> {
         // Whoever reads from the background is stopped, and may have been put there meanwhile.
-        let is_ours = rustix::termios::tcgetpgrp(&self.terminal).is_ok_and(|group| group == rustix::process::getpgrp());
+        let is_ours = parent::is_in_foreground() == Some(true);
         let mut piece = [0; 1024];
         let read = if is_ours { self.terminal.read(&mut piece) } else { Err(io::ErrorKind::WouldBlock.into()) };
         match read {
@@ -623,7 +625,6 @@ pub fn person_is_typing() -> bool {
 /// Whether somebody is likely to look: we are in the foreground of a terminal on which something was typed within `time`.
 #[cfg(unix)]
 fn is_attended(time: TimeDelta) -> bool {
-    use rustix::{fs::fstat, process::getpgrp, termios::tcgetpgrp};
     if env::var(WHEN).is_ok_and(|when| when == "always") {
         return true;
     }
@@ -631,9 +632,9 @@ fn is_attended(time: TimeDelta) -> bool {
     if !stderr.is_terminal() {
         return terminal_in_foreground().is_some();
     }
-    let in_foreground = tcgetpgrp(&stderr).map_or(true, |group| group == getpgrp());
+    let in_foreground = parent::is_in_foreground().unwrap_or(true);
     // As `w` finds out how long somebody has been idle: reading from a terminal touches it.
-    let typed_at = fstat(&stderr).ok().and_then(|data| DateTime::from_timestamp(data.st_atime, 0));
+    let typed_at = rustix::fs::fstat(&stderr).ok().and_then(|data| DateTime::from_timestamp(data.st_atime, 0));
     // A shell that we run takes the foreground for its jobs; whoever types there is ours all the same.
     (in_foreground || OUTLIVES.load(Ordering::Relaxed)) && typed_at.is_none_or(|at| Utc::now() - at < time)
 }

@@ -280,6 +280,27 @@ fn on_a_full_disk_a_step_up_serves_the_command_that_waits_for_it_and_no_other() 
     assert!(run.code == 1 && run.stderr.contains("No space left") && run.stdout.is_empty(), "{run:?}");
 }
 
+/// As in a sandbox or a container that was given the terminal: to those in it, the session and the process group that they
+/// are of have no numbers.
+#[test]
+fn in_a_pid_namespace_a_person_is_asked_on_the_terminal_of_the_shell_outside() {
+    if !needs::root() || !needs::program("unshare") {
+        return;
+    }
+    let home = Home::builder().prompt("auto").build();
+    home.server.demand_reason("OPS-");
+    home.server.deny("ch-1", "delete", "prod");
+    let call = "\"$PLUGIN\" get-token --profile p </dev/null";
+    let mut terminal = home.shell_on_terminal(&format!(
+        "printf '%s\\n' '{call} >0.out' '{call} >1.out 2>1.err; echo $? >1.code' >delete
+         unshare --pid --fork --mount-proc bash -c 'exec -a kubectl sh delete namespace prod'"
+    ));
+    terminal.expect("Reason (a ticket):");
+    terminal.type_line("OPS-7");
+    assert_eq!(terminal.finish()[0].token(), "elevated-1");
+    assert_eq!(home.server.exchanges()[0]["reason"], "OPS-7");
+}
+
 #[test]
 fn in_tmux_the_prompt_fits_its_pane() {
     if !needs::program("tmux") {

@@ -13,8 +13,12 @@ const LONGEST: u64 = 1 << 20;
 /// The fields of `/proc/PID/stat` that we use (proc_pid_stat(5)).
 struct Stat {
     parent: u32,
+    /// Process group; 0, like the session, where it is of another PID namespace.
+    group: u32,
     session: u32,
     tty: u64,
+    /// Process group in the foreground of the terminal; -1 where there is no terminal.
+    foreground: i64,
     started: u64,
 }
 
@@ -30,6 +34,13 @@ pub(super) fn asker() -> Option<Asker> {
         None => self::process(parent.parent),
     };
     Some(Asker { process, grandparent, terminal })
+}
+
+/// By the numbers in `/proc`, which are all of one PID namespace: in a container that has the terminal of the shell it was
+/// started from, that shell's group is 0, and ours with it. (`getpgrp` of rustix takes 0 for impossible.)
+pub(super) fn is_in_foreground() -> Option<bool> {
+    let me = stat("self").filter(|me| me.tty != 0)?;
+    Some(i64::from(me.group) == me.foreground)
 }
 
 pub(super) fn process(pid: u32) -> Option<Process> {
@@ -51,8 +62,10 @@ fn parse(text: &[u8]) -> Option<Stat> {
     let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
     Some(Stat {
         parent: u32::try_from(field(4)?).ok()?,
+        group: u32::try_from(field(5)?).ok()?,
         session: u32::try_from(field(6)?).ok()?,
         tty: u64::try_from(field(7)?).ok()?,
+        foreground: field(8)?,
         started: u64::try_from(field(22)?).ok()?,
     })
 }
@@ -95,7 +108,8 @@ mod tests {
     fn reads_a_stat_line_whose_program_name_is_hostile() {
         let line = b"42 (a) R 1 (x) S 7 42 41 34816 42 4194304 1 0 0 0 0 0 0 0 20 0 1 0 123456 1 2 3\n";
         let stat = parse(line).unwrap();
-        assert_eq!((stat.parent, stat.session, stat.tty, stat.started), (7, 41, 34816, 123_456));
+        assert_eq!((stat.parent, stat.group, stat.session), (7, 42, 41));
+        assert_eq!((stat.tty, stat.foreground, stat.started), (34816, 42, 123_456));
         assert!(parse(b"").is_none());
         assert!(parse(b"1 (x) S 1").is_none());
     }

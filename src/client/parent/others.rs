@@ -61,9 +61,20 @@ impl Relative {
 /// The session that we run in, if it has a terminal.
 #[cfg(unix)]
 fn terminal() -> Option<Scope> {
-    let has_terminal = std::fs::File::open("/dev/tty").is_ok();
-    let leader = rustix::process::getsid(None).ok().filter(|_| has_terminal)?.as_raw_nonzero().get();
-    process(leader.cast_unsigned()).map(|leader| Scope::Terminal { leader, tty: 0 })
+    std::fs::File::open(TERMINAL).ok()?;
+    let leader = look(std::process::id(), ProcessRefreshKind::nothing(), sysinfo::Process::session_id)??.as_u32();
+    // 0 is a session of another namespace, or jail; on macOS it is the kernel's number besides.
+    let leader = process(leader).filter(|leader| leader.pid != 0)?;
+    Some(Scope::Terminal { leader, tty: 0 })
+}
+
+#[cfg(unix)]
+const TERMINAL: &str = "/dev/tty";
+
+#[cfg(unix)]
+pub(super) fn is_in_foreground() -> Option<bool> {
+    let foreground = rustix::termios::tcgetpgrp(std::fs::File::open(TERMINAL).ok()?);
+    Some(foreground.is_ok_and(|group| group == rustix::process::getpgrp()))
 }
 
 #[cfg(not(unix))]
