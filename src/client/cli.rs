@@ -95,8 +95,9 @@ pub enum Command {
 /// Which profile, and where to find out.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Target {
-    /// Profile to use [default: that of the kubeconfig's current context, else "default", else the only one]
-    #[arg(long, value_name = "NAME", env = "KUBECTL_STEPUP_PROFILE", hide_env_values = true)]
+    /// Profile to use [default: $KUBECTL_STEPUP_PROFILE, else that of the kubeconfig's current context, else "default", else
+    /// the only one]
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<Name>,
     /// Context of the kubeconfig to take profile and namespace from [default: the current one]
     #[arg(long, value_name = "CONTEXT")]

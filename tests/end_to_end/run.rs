@@ -615,9 +615,19 @@ fn contexts_keep_their_names(lab: &Lab) -> Result<()> {
 fn a_foreign_context_gets_no_token(lab: &Lab) -> Result<()> {
     let alice = lab.someone_like("alice")?;
     let admin = lab.admin_kubeconfig();
-    let refused = alice.script(&format!("kubectl stepup run --kubeconfig {} -- true", admin.display()))?;
-    ensure!(refused.status.code() == Some(2), "{refused:?}");
-    refused.failed_with("does not sign in with kubectl-stepup")?;
+    // A variable that names a profile says nothing about this API server; who names it in this very command does.
+    for variable in ["", "KUBECTL_STEPUP_PROFILE=default "] {
+        let refused =
+            alice.script(&format!("{variable}kubectl stepup run --kubeconfig {} -- true", admin.display()))?;
+        ensure!(refused.status.code() == Some(2), "{refused:?}");
+        refused.failed_with("does not sign in with kubectl-stepup")?;
+    }
+    alice
+        .script(&format!("kubectl stepup run --profile default --kubeconfig {} -- true", admin.display()))?
+        .succeeded()?;
+    let misspelt = alice.script("KUBECTL_STEPUP_PROFILE='my profile' kubectl stepup status")?;
+    ensure!(misspelt.status.code() == Some(2), "{misspelt:?}");
+    misspelt.failed_with("KUBECTL_STEPUP_PROFILE=\"my profile\": a profile name is")?;
     let unknown = alice.script("kubectl stepup run --context nowhere -- true")?;
     unknown.failed_with("there is no context \"nowhere\"")?;
     Ok(())

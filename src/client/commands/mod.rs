@@ -24,6 +24,8 @@ use crate::client::profile::{Name, Profile};
 use crate::client::resource::{self, Scope};
 use crate::client::{api, session};
 
+/// Environment variable with the profile to use.
+const PROFILE: &str = "KUBECTL_STEPUP_PROFILE";
 /// Environment variable that tells what `run` runs which profile is meant where the kubeconfig names none: its own does not.
 const RUN_PROFILE: &str = "KUBECTL_STEPUP_RUN_PROFILE";
 
@@ -38,8 +40,9 @@ impl Chosen {
         let paths = Paths::find();
         let current = current_context(target);
         // A kubeconfig that cannot be read matters only if it was to decide.
-        let (name, current) = if let Some(name) = &target.profile {
-            (name.clone(), current.ok().flatten())
+        let named = target.profile.clone().map_or_else(profile_of_environment, |name| Ok(Some(name)))?;
+        let (name, current) = if let Some(name) = named {
+            (name, current.ok().flatten())
         } else {
             let current = current?;
             let from_context = current.as_ref().and_then(|current| current.profile.as_deref()?.parse().ok());
@@ -48,6 +51,12 @@ impl Chosen {
         };
         Ok(Self { profile: Profile::load(&paths, &name)?, current })
     }
+}
+
+fn profile_of_environment() -> Result<Option<Name>, Error> {
+    let Some(name) = std::env::var_os(PROFILE).filter(|name| !name.is_empty()) else { return Ok(None) };
+    let name = name.to_string_lossy();
+    name.parse().map(Some).map_err(|problem| Error::Usage(format!("{PROFILE}={name:?}: {problem}")))
 }
 
 fn current_context(target: &Target) -> Result<Option<Current>, Error> {

@@ -120,14 +120,15 @@ fn route(through: &Through, chosen: &Chosen) -> Result<Route, Error> {
                 .to_owned(),
         ));
     };
-    match &route.current.profile {
-        Some(profile) if *profile == chosen.profile.name => Ok(route),
-        None if target.profile.is_some() => Ok(route),
-        Some(other) if target.profile.is_some() => Err(Error::Usage(format!(
+    match (&route.current.profile, &target.profile) {
+        (Some(profile), _) if *profile == chosen.profile.name => Ok(route),
+        // Only where it was said in this very command: a variable may have been set for another cluster.
+        (None, Some(_)) => Ok(route),
+        (Some(other), _) => Err(Error::Usage(format!(
             "context {:?} signs in with profile {other:?}, not {:?}: choose another --context, or another --profile",
             route.current.context, chosen.profile.name
         ))),
-        _ => Err(Error::Usage(format!(
+        (None, None) => Err(Error::Usage(format!(
             "context {:?} does not sign in with kubectl-stepup: choose another with --context; or, if its API server takes \
              the tokens of profile {:?}, say --profile {}",
             route.current.context, chosen.profile.name, chosen.profile.name
