@@ -120,6 +120,10 @@ pub struct BrowserSignIn {
     verifier: PkceCodeVerifier,
 }
 
+/// Why a session cannot be renewed without the person.
+#[derive(Debug)]
+pub struct SignInNeeded(pub String);
+
 /// The profile's identity provider.
 #[derive(Debug)]
 pub struct Provider {
@@ -280,6 +284,9 @@ impl Provider {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => waiting.pause(Duration::from_millis(100)),
+                // A connection that the browser has given up before we took it.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
                 Err(error) => return Err(Error::Failed(format!("cannot listen on 127.0.0.1: {error}"))),
             }
         };
@@ -321,7 +328,7 @@ impl Provider {
         }
     }
 
-    /// New tokens for a refresh token. `Ok(None)`: the provider no longer accepts it.
+    /// New tokens for a refresh token, or why it takes a new sign-in to have any.
     ///
     /// `rotated` gets the next refresh token before anything else can fail.
     pub fn refresh(
@@ -329,7 +336,7 @@ impl Provider {
         token: &Secret,
         rotated: impl FnOnce(&Secret),
         now: DateTime<Utc>,
-    ) -> Result<Option<Tokens>, Error> {
+    ) -> Result<Result<Tokens, SignInNeeded>, Error> {
         let token = RefreshToken::new(token.expose().to_owned());
         let client = self.client();
         let request = client.exchange_refresh_token(&token).map_err(|error| self.failed(&error.to_string()))?;
@@ -338,10 +345,22 @@ impl Provider {
                 if let Some(next) = tokens.refresh_token() {
                     rotated(&Secret::new(next.secret().clone()));
                 }
-                self.verified(&tokens, None, now).map(Some)
+                // Which a provider may leave out of this answer (OpenID Connect Core, section 12.2).
+                if tokens.id_token().is_none() {
+                    return Ok(Err(SignInNeeded("the identity provider renews no ID tokens".to_owned())));
+                }
+                self.verified(&tokens, None, now).map(Ok)
             }
-            Err(RequestTokenError::ServerResponse(told)) if *told.error() == BasicErrorResponseType::InvalidGrant => {
-                Ok(None)
+            Err(RequestTokenError::ServerResponse(answer)) if takes_a_sign_in(answer.error().as_ref()) => {
+                Ok(Err(SignInNeeded(match answer.error() {
+                    BasicErrorResponseType::InvalidGrant => {
+                        "the identity provider no longer accepts the session".to_owned()
+                    }
+                    error => format!(
+                        "the identity provider would not renew the session: {}",
+                        told(error.as_ref(), answer.error_description())
+                    ),
+                })))
             }
             Err(error) => Err(self.refused("refresh the session", error)),
         }
@@ -394,7 +413,7 @@ impl Provider {
             self.client_secret.clone(),
         );
         // Expiry by the provider's clock: this machine's may be wrong, and the API server judges anyway.
-        let verifier = client.id_token_verifier().set_time_fn(|| theirs);
+        let verifier = client.id_token_verifier().set_time_fn(|| theirs).set_other_audience_verifier_fn(|_| true);
         let claims: &CoreIdTokenClaims = id_token
             .claims(&verifier, |stated: Option<&Nonce>| match nonce {
                 Some(nonce) if stated.map(Nonce::secret) != Some(nonce.secret()) => {
@@ -403,6 +422,13 @@ impl Provider {
                 _ => Ok(()),
             })
             .map_err(|error| self.failed(&format!("its ID token does not verify: {error}")))?;
+        // One of several audiences is us; whom it was issued to is then said apart (OpenID Connect Core, section 3.1.3.7).
+        if claims.audiences().len() > 1 && claims.authorized_party() != Some(&self.client_id) {
+            return Err(self.failed(&format!(
+                "its ID token is for several clients, and was not issued to {:?}: it has no azp that says so",
+                self.client_id.as_str()
+            )));
+        }
         let user = match (claims.preferred_username(), claims.email()) {
             (Some(name), _) => name.as_str(),
             (None, Some(email)) => email.as_str(),
@@ -517,6 +543,20 @@ impl BrowserSignIn {
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
+}
+
+/// Whether a refresh was refused for good: with `invalid_grant`, or, as Dex does, with `invalid_request` (RFC 6749, section
+/// 5.2), or for want of a person (OpenID Connect Core, section 3.1.2.6).
+fn takes_a_sign_in(error: &str) -> bool {
+    const ALL: [&str; 6] = [
+        "invalid_grant",
+        "invalid_request",
+        "invalid_token",
+        "interaction_required",
+        "login_required",
+        "consent_required",
+    ];
+    ALL.contains(&error)
 }
 
 fn told(error: &str, description: Option<&String>) -> String {

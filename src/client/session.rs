@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::cache::{self, Session};
 use crate::client::error::Error;
-use crate::client::idp::{Ask, Provider, Tokens};
+use crate::client::idp::{Ask, Provider, SignInNeeded, Tokens};
 use crate::client::lock::Lock;
 use crate::client::output;
 use crate::client::preflight::digest::Kept;
@@ -266,24 +266,24 @@ fn refreshed(profile: &Profile, clock: Clock) -> Result<Session, Error> {
         Err(Error::Provider { problem, .. }) => Failure::note(profile, problem, clock()),
         _ => Failure::forget(profile),
     }
-    match outcome {
-        Ok(Some(tokens)) => return Ok(keep(profile, tokens, true, clock()).session),
-        Ok(None) => {}
+    let SignInNeeded(why) = match outcome {
+        Ok(Ok(tokens)) => return Ok(keep(profile, tokens, true, clock()).session),
+        Ok(Err(needed)) => needed,
         // Its last seconds are still worth using.
         Err(error) => return last_seconds(profile, clock()).ok_or(error),
-    }
+    };
     // Somebody without our lock (another machine that shares this home) may have rotated the token under us
     // (buildkite/cli#852).
     if let Some(session) = live(profile, clock()) {
         return Ok(session);
     }
     if let Some(newer) = secrets::load(profile)?.filter(|newer| *newer != token)
-        && let Some(tokens) = refresh(&newer)?
+        && let Ok(tokens) = refresh(&newer)?
     {
         return Ok(keep(profile, tokens, true, clock()).session);
     }
     secrets::forget(profile)?;
-    Err(not_signed_in("the identity provider no longer accepts the session"))
+    Err(not_signed_in(&why))
 }
 
 /// Stores what a sign-in or refresh brought. A token that cannot be stored is still a token.
