@@ -26,7 +26,7 @@ pub fn of(app: &App, asker: &Identity, now: DateTime<Utc>) -> Digest {
         sub: asker.user.clone(),
         iat: now.timestamp(),
         exp: (now + LIFE).timestamp(),
-        policy: policy.match_digest().to_owned(),
+        policy: policy.match_digest(),
         denials_are_final: app.config.mode == Mode::Groups,
         protected: if can_step_up { protected(&policy, &asker.user, &asker.groups) } else { Vec::new() },
     }

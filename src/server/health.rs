@@ -147,7 +147,7 @@ impl Health {
             policy: PolicyPart {
                 ok: policy_error.is_none(),
                 rules: policy.rules().len(),
-                match_digest: policy.match_digest().to_owned(),
+                match_digest: policy.match_digest(),
                 error: policy_error,
             },
             signing_keys: KeysPart { ok: keys_error.is_none(), current, published, error: keys_error },

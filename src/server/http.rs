@@ -230,10 +230,13 @@ fn check_kind(version: &str, kind: &str, wanted_version: &str, wanted_kind: &str
 /// own means that the cluster still asks by old rules, and may not ask about what is newly protected. It is a part of the
 /// path, because the API server takes no query in a webhook's address.
 fn note_stale_rules(shared: &Shared, path: &str, now: DateTime<Utc>) {
-    let Some(digest) = path.strip_prefix("/authorize/").or_else(|| path.strip_prefix("/admit/")) else {
-        return;
+    let policy = shared.app.policy();
+    let is_stale = match (path.strip_prefix("/authorize/"), path.strip_prefix("/admit/")) {
+        (Some(digest), _) => digest != policy.matching().authorization_digest(),
+        (_, Some(digest)) => digest != policy.matching().admission_digest(),
+        (None, None) => false,
     };
-    if digest == shared.app.policy().match_digest() {
+    if !is_stale {
         return;
     }
     shared.app.metrics.digest_was_stale();
@@ -702,14 +705,17 @@ mod tests {
     async fn webhook_rules_of_another_policy_are_counted() {
         let world = World::new().await;
         let report: Value = world.client(None).get(world.url("/readyz")).send().await.unwrap().json().await.unwrap();
-        let digest = report["policy"]["matchDigest"].as_str().unwrap();
+        let (authorization, admission) = report["policy"]["matchDigest"].as_str().unwrap().split_at(16);
         let review = access_review("alice", "get", "dev");
-        for path in ["/authorize".to_owned(), format!("/authorize/{digest}"), format!("/authorize/{digest}?timeout=5s")]
-        {
+        for path in [
+            "/authorize".to_owned(),
+            format!("/authorize/{authorization}"),
+            format!("/authorize/{authorization}?timeout=5s"),
+        ] {
             assert_eq!(post(&world.api_server(), &world, &path, &review).await.0, 200);
         }
         assert!(world.metrics().await.contains("stepup_match_digest_stale_total 0"));
-        assert_eq!(post(&world.api_server(), &world, "/authorize/0000", &review).await.0, 200);
+        assert_eq!(post(&world.api_server(), &world, &format!("/authorize/{admission}"), &review).await.0, 200);
         assert!(world.metrics().await.contains("stepup_match_digest_stale_total 1"));
     }
 

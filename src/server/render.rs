@@ -74,8 +74,10 @@ pub fn render(config: &Config, policy: &Policy, directory: Option<&Path>) -> Res
         return Ok(documents);
     }
     if config.webhooks.authorization {
-        documents.push(document(Part::Authorization, "authorization.yaml", renderer.authorization()));
+        // In the order in which they are written: the API server reads the kubeconfig when the other file has changed, and
+        // not again.
         documents.push(document(Part::WebhookKubeconfig, "webhook-kubeconfig.yaml", renderer.webhook_kubeconfig()?));
+        documents.push(document(Part::Authorization, "authorization.yaml", renderer.authorization()));
     }
     let kubeconfig = renderer.admission_kubeconfig()?;
     documents.extend([
@@ -229,6 +231,7 @@ authorizers:
             "\
 # With this the API server calls the authorizer of authorization.yaml. The last part of the address is the digest of
 # the match conditions there, so that stepup-server notices when they are not those of its policy any more.
+# The API server reads this file when authorization.yaml changes, so put this one in its place first.
 apiVersion: v1
 kind: Config
 clusters:
@@ -248,7 +251,7 @@ contexts:
     user: kube-apiserver
 current-context: stepup
 ",
-            server = quoted(&self.url("authorize")),
+            server = quoted(&self.url("authorize", self.policy.matching().authorization_digest())),
             ca = base64(&self.ca),
             certificate = quoted(&client.certificate.display().to_string()),
             key = quoted(&client.key.display().to_string()),
@@ -334,7 +337,14 @@ metadata:
     ) -> String {
         let mut text = format!("- name: {name}\n  clientConfig:\n");
         // The last part of the path is the digest of what is matched. A query is not allowed here.
-        put(&mut text, format_args!("    url: {}\n    caBundle: {}", quoted(&self.url("admit")), base64(&self.ca)));
+        put(
+            &mut text,
+            format_args!(
+                "    url: {}\n    caBundle: {}",
+                quoted(&self.url("admit", self.policy.matching().admission_digest())),
+                base64(&self.ca)
+            ),
+        );
         put(&mut text, format_args!("  admissionReviewVersions: [v1]"));
         put(&mut text, format_args!("  # A dry run consumes no grant; it is recorded."));
         put(&mut text, format_args!("  sideEffects: NoneOnDryRun"));
@@ -392,8 +402,8 @@ metadata:
         Some(format!("{head}apiVersion: v1\nkind: List\nitems:\n{items}"))
     }
 
-    fn url(&self, endpoint: &str) -> String {
-        format!("{}/{endpoint}/{}", self.config.webhooks.url, self.policy.match_digest())
+    fn url(&self, endpoint: &str, digest: &str) -> String {
+        format!("{}/{endpoint}/{digest}", self.config.webhooks.url)
     }
 }
 

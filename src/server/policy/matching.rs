@@ -20,7 +20,8 @@ use crate::action::{
 pub struct Matching {
     enforced: Matched,
     recorded: Matched,
-    digest: String,
+    authorization_digest: String,
+    admission_digest: String,
 }
 
 /// What to ask about for some of the rules.
@@ -64,18 +65,11 @@ impl Matching {
             (enforced, _) = Matched::of(&rules.iter().collect::<Vec<_>>(), true);
             (recorded, _) = Matched::of(&[], false);
         }
-        let mut digest = Sha256::new();
-        for Matched { authorization, admission, admission_rules } in [&enforced, &recorded] {
-            for part in [authorization, admission, &format!("{admission_rules:?}")] {
-                digest.update((part.len() as u64).to_be_bytes());
-                digest.update(part);
-            }
-        }
-        let digest = digest.finalize().iter().take(8).fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        Self { enforced, recorded, digest }
+        let both = [&enforced, &recorded];
+        let authorization_digest = digest(both.map(|matched| matched.authorization.clone()));
+        let admission_digest =
+            digest(both.map(|matched| format!("{}\n{:?}", matched.admission, matched.admission_rules)));
+        Self { enforced, recorded, authorization_digest, admission_digest }
     }
 
     /// For the rules that ask.
@@ -89,16 +83,35 @@ impl Matching {
         &self.recorded
     }
 
-    /// Changes whenever one of the others does.
-    pub fn digest(&self) -> &str {
-        &self.digest
+    /// Changes whenever the authorizer's expressions do, and only then: the API server takes a new webhook address up when
+    /// it takes up new expressions.
+    pub fn authorization_digest(&self) -> &str {
+        &self.authorization_digest
     }
+
+    /// Changes whenever what admission is to ask about does.
+    pub fn admission_digest(&self) -> &str {
+        &self.admission_digest
+    }
+}
+
+/// The first 8 bytes of a SHA-256, in hex.
+fn digest(parts: impl IntoIterator<Item = String>) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().iter().take(8).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 impl Matched {
     /// And whether they are so wide that they are about everything that somebody does.
-    fn of(rules: &[&Rule], ends_roles: bool) -> (Self, bool) {
-        let (authorization, one) = narrowest(rules, &AUTHORIZATION, ends_roles);
+    fn of(rules: &[&Rule], is_enforced: bool) -> (Self, bool) {
+        let (authorization, one) = narrowest(rules, &AUTHORIZATION, is_enforced);
         let (admission, other) = narrowest(rules, &ADMISSION, false);
         (Self { authorization, admission, admission_rules: admission_rules(rules) }, one.max(other) >= Width::Users)
     }

@@ -952,7 +952,7 @@ rules:
 #[test]
 fn the_digest_follows_what_is_matched_and_nothing_else() {
     let digest = |actions: &str, rest: &str| {
-        policy(&format!("rules: [{{name: a, actions: [{{{actions}}}], {rest}}}]")).match_digest().to_owned()
+        policy(&format!("rules: [{{name: a, actions: [{{{actions}}}], {rest}}}]")).match_digest()
     };
     let (delete, get) =
         ("verbs: [delete], apiGroups: [''], resources: [pods]", "verbs: [get], apiGroups: [''], resources: [pods]");
@@ -960,7 +960,14 @@ fn the_digest_follows_what_is_matched_and_nothing_else() {
     assert_ne!(digest(delete, ""), digest(get, ""));
     assert_ne!(digest(delete, ""), digest(delete, "subjects: {users: [alice]}"));
     assert_ne!(digest(delete, ""), digest(delete, "enforcement: audit"));
-    assert_eq!(digest(delete, "").len(), 16);
+    assert_eq!(digest(delete, "").len(), 32);
+
+    // The API server reads the authorizer's address again only when the authorizer's conditions have changed.
+    let of_authorizer = |actions: &str| digest(actions, "")[..16].to_owned();
+    let more = "verbs: [delete], apiGroups: [''], resources: [secrets, pods]";
+    assert_ne!(digest(delete, ""), digest(more, ""));
+    assert_eq!(of_authorizer(delete), of_authorizer(more));
+    assert_ne!(of_authorizer(delete), of_authorizer(get));
 }
 
 #[test]
