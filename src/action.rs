@@ -57,7 +57,7 @@ pub(crate) const REVEALING: [&str; 7] = ["get", "list", "watch", "update", "patc
 pub(crate) const LISTING: [&str; 3] = ["list", "watch", "deletecollection"];
 /// Verbs that change an object that exists. Which of the two a client sends is its own choice (`kubectl scale` patches
 /// or updates by version), so a policy that names one means both.
-const CHANGES: [&str; 2] = ["update", "patch"];
+pub(crate) const CHANGES: [&str; 2] = ["update", "patch"];
 /// The verb of impersonation, and what those of constrained impersonation begin with (KEP-5284): `impersonate:user-info`.
 pub(crate) const IMPERSONATE: &str = "impersonate";
 /// API groups of what is impersonated. Which one the API server asks about depends on how it does it.
@@ -206,6 +206,14 @@ impl Action {
             && matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection" | "connect")
             && !self.is_admission_configuration()
             && !REVIEWS.contains(&(self.group.as_str(), self.resource.as_str()))
+    }
+
+    /// The read that a change of an object amounts to even if nothing comes of it: what the API server says of a change that
+    /// cannot be made quotes the object, and it says so before it asks admission (`Store.Update` and `jsonPatcher` in
+    /// k8s.io/apiserver). So where that read is protected the change is the authorizer's, too.
+    pub fn read_of_changed(&self) -> Option<Self> {
+        let is_change = self.path.is_none() && CHANGES.contains(&self.verb.as_str());
+        is_change.then(|| Self { verb: "get".to_owned(), ..self.clone() })
     }
 
     /// Whether this touches the objects that could switch our admission webhook off.

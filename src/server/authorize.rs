@@ -1,5 +1,6 @@
 //! `POST /authorize`: the authorization webhook. Judges what admission never sees: reads, special verbs, non-resource
-//! requests and the admission configuration itself. Denies, or has no opinion; never allows, so that RBAC still decides.
+//! requests and the admission configuration itself; and changes of what may not be read, which admission sees too late.
+//! Denies, or has no opinion; never allows, so that RBAC still decides.
 
 use chrono::{DateTime, Utc};
 
@@ -39,24 +40,38 @@ async fn decide(
     {
         return Ok(refusal);
     }
-    // Authorization comes before admission: a denial here would end the command in a 403 instead of the 429.
-    if action.reaches_admission() {
-        return Ok(AccessAnswer::no_opinion());
-    }
     let policy = app.policy();
-    let decision = policy.decide(&Request {
-        user: &spec.user,
-        groups: &spec.groups,
-        extra: &spec.extra,
-        action: &action,
-        object: None,
-        old_object: None,
-    });
-    if matches!(decision, Decision::Unprotected) {
-        return Ok(AccessAnswer::no_opinion());
+    let decide = |action: &Action| {
+        policy.decide(&Request {
+            user: &spec.user,
+            groups: &spec.groups,
+            extra: &spec.extra,
+            action,
+            object: None,
+            old_object: None,
+        })
+    };
+    if !action.reaches_admission() {
+        let decision = decide(&action);
+        if matches!(decision, Decision::Unprotected) {
+            return Ok(AccessAnswer::no_opinion());
+        }
+        // Apart: most requests should not carry about what only these few need.
+        return Box::pin(judge(app, spec, action, decision, source, now)).await;
     }
-    // Apart: most requests should not carry about what only these few need.
-    Box::pin(judge(app, spec, action, decision, source, now)).await
+    // Authorization comes before admission: a denial here would end the command in a 403 instead of the 429. But of what
+    // may not be read, the API server would quote something before admission is asked.
+    let Some(read) = action.read_of_changed() else { return Ok(AccessAnswer::no_opinion()) };
+    let Decision::Protected { requirement, .. } = decide(&read) else { return Ok(AccessAnswer::no_opinion()) };
+    let requirement = policy.under(&requirement.rules, &spec.user, &spec.groups, &action).unwrap_or(requirement);
+    let audit = Record {
+        user: spec.user.clone(),
+        actions: vec![action.to_string()],
+        rules: requirement.rules.clone(),
+        ..Record::new(Event::Refusal, now)
+    };
+    let protected = Protected { app, spec, action, read: Some(read), requirement, audit, source, now };
+    Box::pin(protected.decide()).await
 }
 
 /// Answers a request that a rule is about.
@@ -72,15 +87,19 @@ async fn judge(
         Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) };
     match demanded(app, decision, audit, source).await {
         None => Ok(AccessAnswer::no_opinion()),
-        Some((requirement, audit)) => Protected { app, spec, action, requirement, audit, source, now }.decide().await,
+        Some((requirement, audit)) => {
+            Protected { app, spec, action, read: None, requirement, audit, source, now }.decide().await
+        }
     }
 }
 
-/// A protected request that admission will not see, and what it takes to decide it.
+/// A protected request that admission will not see, or not in time, and what it takes to decide it.
 struct Protected<'a> {
     app: &'a App,
     spec: &'a AccessSpec,
     action: Action,
+    /// What it would show although it is no read. Then it is only let pass: admission takes the use.
+    read: Option<Action>,
     requirement: Requirement,
     audit: Record,
     source: &'a Source,
@@ -110,6 +129,12 @@ impl Protected<'_> {
             Presented::Base(credential) => return self.deny(credential.as_deref()).await,
             Presented::Elevated(grants) => grants,
         };
+        if let Some(read) = &self.read {
+            let shows = |grant: &Versioned<GrantRecord>| {
+                grant.document.shows_changed(&self.requirement, &self.action, read, self.now)
+            };
+            return if grants.iter().any(shows) { Ok(Some(AccessAnswer::no_opinion())) } else { self.deny(None).await };
+        }
         match grant::covering(&grants, &self.requirement, &self.action, &Member::default(), *seen, self.now) {
             Some((grant, usage)) => {
                 *seen += u32::from(matches!(usage, Usage::GoOn(_)));

@@ -149,6 +149,15 @@ impl GrantRecord {
         self.grant.uses_left != Some(0)
     }
 
+    /// Whether its owner may see an object that `action` changes and `read` reads: the change can still be made, or goes on;
+    /// or any number of reads can.
+    pub fn shows_changed(&self, requirement: &Requirement, action: &Action, read: &Action, now: DateTime<Utc>) -> bool {
+        let goes_on = || self.open.iter().any(|open| open.action == *action && now < open.ends_at());
+        let may_change = || self.covers(requirement, action) && (self.has_uses() || goes_on());
+        let may_read = || self.covers(requirement, read) && self.grant.uses_left.is_none();
+        self.is_live(now) && (may_change() || may_read())
+    }
+
     /// What using it for `action` takes; `None` when it is used up.
     ///
     /// `credential` is the grant whose token the request came with. `seen`: how often what is asked has turned out to have

@@ -527,6 +527,62 @@ async fn writes_are_left_to_admission() {
     assert_eq!(server.authorize(&webhooks, start()).await["denied"], true);
 }
 
+/// The API server quotes an object when it says why a change of it cannot be made, and asks admission only after that.
+#[tokio::test]
+async fn a_change_of_what_may_not_be_read_is_judged_like_the_read() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let is_denied = async |verb: &str, resource: &str, namespace: &str, jti: &str, seconds: i64| {
+        let review = access(verb, resource, namespace, "db", "alice", jti);
+        let answer = server.authorize(&review, now + Duration::seconds(seconds)).await;
+        assert_eq!(answer["allowed"], false);
+        answer["denied"] == true
+    };
+    for (verb, resource, namespace, expected) in [
+        ("patch", "secrets", "dev", false),
+        ("delete", "secrets", "prod", false),
+        ("create", "secrets", "prod", false),
+        ("patch", "configmaps", "prod", false),
+        ("update", "secrets", "prod", true),
+        ("patch", "secrets", "prod", true),
+    ] {
+        assert_eq!(is_denied(verb, resource, namespace, "base", 0).await, expected, "{verb} {resource} -n {namespace}");
+    }
+    let refusal = server.authorize(&access("patch", "secrets", "prod", "db", "alice", "base"), now).await;
+    let refusal = refusal["reason"].as_str().unwrap();
+    assert!(refusal.starts_with("step-up required to patch secrets/db -n prod (rule prod-secrets): type"), "{refusal}");
+
+    let grant_for = async |verb: &str, namespace: &str| {
+        assert!(is_denied(verb, "secrets", namespace, "base", 0).await);
+        let asks = |challenge: &&crate::wire::challenge::Challenge| {
+            challenge.actions[0].verb == verb && challenge.actions[0].namespace.as_deref() == Some(namespace)
+        };
+        let challenges = server.pending(&alice, now).await.challenges;
+        server.step_up("alice", &challenges.iter().find(asks).unwrap().id, now).await.unwrap().grant.id
+    };
+    let any_change = grant_for("patch", "prod").await;
+    assert!(!is_denied("patch", "secrets", "prod", &any_change, 1).await);
+    assert!(!is_denied("update", "secrets", "prod", &any_change, 1).await);
+    assert!(is_denied("patch", "secrets", "vault", &any_change, 1).await);
+    assert!(is_denied("patch", "secrets", "prod", &any_change, 300).await, "over");
+    // Who may read it as often as they like is shown nothing new, and admission asks.
+    let any_read = grant_for("get", "prod").await;
+    assert!(!is_denied("patch", "secrets", "prod", &any_read, 1).await);
+    let one_read = grant_for("get", "vault").await;
+    assert!(is_denied("patch", "secrets", "vault", &one_read, 1).await);
+
+    // Admission takes the use; the change may go on under it for a moment.
+    let one_change = grant_for("patch", "vault").await;
+    assert!(!is_denied("patch", "secrets", "vault", &one_change, 1).await);
+    let mut change = delete("1", "secrets", "vault", "db", user_info("alice", &one_change));
+    change["request"]["operation"] = json!("UPDATE");
+    change["request"]["object"] = json!({"metadata": {"name": "db", "uid": "uid of db"}, "data": {"k": "new"}});
+    change["request"]["options"] = json!({"kind": "PatchOptions", "apiVersion": "meta.k8s.io/v1"});
+    let answer = server.admit(&change, now + Duration::seconds(2)).await;
+    assert!(answer.allowed, "{answer:?}");
+    assert!(is_denied("patch", "secrets", "vault", &one_change, 10).await, "used up");
+}
+
 #[tokio::test]
 async fn connections_get_a_403_that_says_what_to_type() {
     let server = Server::start().await;

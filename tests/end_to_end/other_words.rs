@@ -30,9 +30,24 @@ fn no_write_reads_a_protected_secret(lab: &Lab) -> Result<()> {
     let alice = raw.sign_in(&lab.name_like("alice"), None)?;
     let all = format!("/api/v1/namespaces/{namespace}/secrets");
     let one = format!("{all}/db");
-    let requests: [(&str, &str, Method, Option<Value>); 6] = [
+    let copy = json!([{"op": "copy", "from": "/data/password", "path": "/type"}]);
+    let other =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "type": "x", "data": {"a": "?"}});
+    let requests: [(&str, &str, Method, Option<Value>); 12] = [
         ("a patch that changes nothing", "", Method::PATCH, Some(json!({}))),
         ("a dry run of it", "dryRun=All", Method::PATCH, Some(json!({}))),
+        // What cannot be done is answered with what stands in its way, before admission is asked.
+        ("a patch with a field that there is not", "fieldValidation=Strict", Method::PATCH, Some(json!({"x": 1}))),
+        ("a dry run of it", "fieldValidation=Strict&dryRun=All", Method::PATCH, Some(json!({"x": 1}))),
+        ("a patch of another type", "", Method::PATCH, Some(json!({"type": {}}))),
+        ("a patch that moves the password", "", Method::PATCH, Some(copy)),
+        ("an update that makes no sense", "", Method::PUT, Some(other)),
+        (
+            "an apply by the server",
+            "fieldManager=x",
+            Method::PATCH,
+            Some(json!({"apiVersion": "v1", "kind": "Secret"})),
+        ),
         ("a dry run of a deletion", "dryRun=All&propagationPolicy=Foreground", Method::DELETE, None),
         ("of a deletion of all", "dryRun=All", Method::DELETE, None),
         ("of all everywhere", "dryRun=All&fieldSelector=metadata.name%3Ddb", Method::DELETE, None),
@@ -40,9 +55,15 @@ fn no_write_reads_a_protected_secret(lab: &Lab) -> Result<()> {
     ];
     for (what, query, method, body) in requests {
         let path = if what.contains("all") { &all } else { &one };
-        let mut request: RequestBuilder = raw.api(method, &format!("{path}?{query}"), &alice);
+        let mut request: RequestBuilder = raw.api(method.clone(), &format!("{path}?{query}"), &alice);
         if let Some(body) = body {
-            request = request.header("content-type", "application/merge-patch+json").body(body.to_string());
+            let kind = match method {
+                Method::PUT => "application/json",
+                _ if body.is_array() => "application/json-patch+json",
+                _ if query.contains("fieldManager") => "application/apply-patch+yaml",
+                _ => "application/merge-patch+json",
+            };
+            request = request.header("content-type", kind).body(body.to_string());
         }
         let answer = Answer::of(request)?;
         ensure!([429, 403].contains(&answer.status), "{what}: {}", answer.text());

@@ -10,7 +10,7 @@ use super::command_line::CommandLine;
 use super::digest::Kept;
 use super::manifest::{self, Object};
 use super::surroundings::Surroundings;
-use crate::action::Action;
+use crate::action::{Action, CHANGES};
 use crate::client::resource::Resource;
 
 /// More requests than this are told apart by kind and namespace only.
@@ -164,9 +164,9 @@ impl Plan {
         self.others != Others::None || self.requests.iter().any(Request::reaches_admission)
     }
 
-    /// Whether every request of it that its arguments tell is one that is repeated after a denial.
+    /// Whether every request of it that its arguments tell is one that is repeated after a denial, whatever is protected.
     pub fn is_all_repeated(&self) -> bool {
-        self.requests.iter().all(Request::reaches_admission)
+        self.requests.iter().all(|request| request.reaches_admission() && !request.changes())
     }
 
     /// Whether `denied` can be one of its requests.
@@ -189,15 +189,19 @@ impl Plan {
     pub fn protected(&self, repeats: Repeats, digest: &Kept, surroundings: &Surroundings) -> Vec<Action> {
         let mut protected: Vec<Action> = Vec::new();
         let has_custom = digest.groups().any(|group| group == "*" || !Resource::is_built_in_group(group));
-        let is_repeated = |request: &&Request| repeats == Repeats::Writes && request.reaches_admission();
-        for request in self.requests.iter().filter(|request| !is_repeated(request) && !request.asks_about_oneself()) {
+        for request in self.requests.iter().filter(|request| !request.asks_about_oneself()) {
+            let is_repeated = repeats == Repeats::Writes && request.reaches_admission();
+            if is_repeated && !request.changes() {
+                continue;
+            }
             for action in request.actions(has_custom, surroundings) {
+                // A change of what may not be read is denied like a read.
+                let denied = if is_repeated { action.read_of_changed() } else { Some(action.clone()) };
                 // Most commands are about nothing that is protected anywhere, and need not know where they are.
-                if !digest.protects_somewhere(&action) {
-                    continue;
-                }
-                let action = request.placed(action, surroundings).normalized();
-                if digest.protects(&action) && !protected.contains(&action) {
+                let Some(denied) = denied.filter(|denied| digest.protects_somewhere(denied)) else { continue };
+                let placed = |action| request.placed(action, surroundings).normalized();
+                let (action, denied) = (placed(action), placed(denied));
+                if digest.protects(&denied) && !protected.contains(&action) {
                     protected.push(action);
                 }
             }
@@ -231,6 +235,11 @@ impl Request {
 }
 
 impl Request {
+    /// Whether it changes an object that exists.
+    fn changes(&self) -> bool {
+        self.verbs.iter().any(|verb| CHANGES.contains(verb))
+    }
+
     /// Whether it only asks who one is or what one may do (`kubectl auth`): nobody steps up for an answer to that.
     fn asks_about_oneself(&self) -> bool {
         matches!(&self.kind, Kind::Is(kind) if kind.resource.starts_with("selfsubject"))

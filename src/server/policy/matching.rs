@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::{EVERYBODY, Enforcement, MASTERS, Rule, SYSTEM, Subjects};
 use crate::action::{
-    ActionPattern, CERTIFICATES, IMPERSONATE, IMPERSONATION_GROUPS, LISTING, REVEALING, REVIEWS, glob_matches, is_glob,
+    ActionPattern, CERTIFICATES, CHANGES, IMPERSONATE, IMPERSONATION_GROUPS, LISTING, REVEALING, REVIEWS, glob_matches,
+    is_glob,
 };
 
 /// What to ask about.
@@ -182,14 +183,14 @@ enum Width {
     Everybody,
 }
 
-fn narrowest(rules: &[&Rule], words: &Words, ends_roles: bool) -> (String, Width) {
+fn narrowest(rules: &[&Rule], words: &Words, is_enforced: bool) -> (String, Width) {
     for width in [Width::Exact, Width::WithoutNames, Width::WithoutNamespaces, Width::Users] {
-        let expression = words.expression(rules, width, ends_roles);
+        let expression = words.expression(rules, width, is_enforced);
         if expression.len() <= MAX_EXPRESSION {
             return (expression, width);
         }
     }
-    (words.expression(rules, Width::Everybody, ends_roles), Width::Everybody)
+    (words.expression(rules, Width::Everybody, is_enforced), Width::Everybody)
 }
 
 /// One pattern as tests; those that are alike but for namespaces or names become one.
@@ -219,17 +220,18 @@ impl Words {
         !self.absent
     }
 
-    fn expression(&self, rules: &[&Rule], width: Width, ends_roles: bool) -> String {
+    fn expression(&self, rules: &[&Rule], width: Width, is_enforced: bool) -> String {
         let mut by_user: BTreeMap<String, Vec<Test>> = BTreeMap::new();
         for rule in rules {
-            let tests: Vec<_> = rule.actions.iter().flat_map(|pattern| self.tests(pattern, width)).collect();
+            let tests: Vec<_> =
+                rule.actions.iter().flat_map(|pattern| self.tests(pattern, width, is_enforced)).collect();
             if !tests.is_empty() {
                 let who = if width == Width::Everybody { self.anybody(rules) } else { self.user_in(&rule.subjects) };
                 by_user.entry(who).or_default().extend(tests);
             }
         }
         let mut alternatives = Vec::new();
-        if ends_roles {
+        if is_enforced {
             alternatives.push(format!("{}.exists(group, group.startsWith(\"stepup:\"))", self.groups));
         }
         for (who, tests) in by_user {
@@ -330,15 +332,15 @@ impl Words {
         if self.absent { format!("has({}) && {test}", self.groups) } else { test }
     }
 
-    fn tests(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
+    fn tests(&self, pattern: &ActionPattern, width: Width, is_enforced: bool) -> Vec<Test> {
         if self.is_authorization() {
-            self.authorization_tests(pattern, width)
+            self.authorization_tests(pattern, width, is_enforced)
         } else {
             self.admission_test(pattern, width)
         }
     }
 
-    fn authorization_tests(&self, pattern: &ActionPattern, width: Width) -> Vec<Test> {
+    fn authorization_tests(&self, pattern: &ActionPattern, width: Width, is_enforced: bool) -> Vec<Test> {
         let verbs = protected_verbs(pattern);
         if !pattern.non_resource_urls.is_empty() {
             let mut kind = vec!["has(request.nonResourceAttributes)".to_owned()];
@@ -355,12 +357,17 @@ impl Words {
         let verb = "request.resourceAttributes.verb";
         let for_admission = |verb: &&&str| ADMISSION_VERBS.contains(*verb);
         let mut tests = Vec::new();
-        // What admission never sees.
+        // What admission never sees, or too late: see `Action::read_of_changed`.
+        let protects_reads = is_enforced && verbs.as_ref().is_none_or(|verbs| verbs.contains("get"));
+        let is_too_late = |verb: &str| protects_reads && CHANGES.contains(&verb);
         let own = match &verbs {
-            None => Some(format!("!({verb} in {})", cel_list(ADMISSION_VERBS))),
+            None => {
+                let not_ours = ADMISSION_VERBS.into_iter().filter(|verb| !is_too_late(verb));
+                Some(format!("!({verb} in {})", cel_list(not_ours)))
+            }
             Some(verbs) => {
-                let own: Vec<_> =
-                    verbs.iter().filter(|verb| !for_admission(verb) && **verb != IMPERSONATE).copied().collect();
+                let is_own = |verb: &&&str| (!for_admission(verb) || is_too_late(verb)) && **verb != IMPERSONATE;
+                let own: Vec<_> = verbs.iter().filter(is_own).copied().collect();
                 (!own.is_empty()).then(|| one_of(verb, own))
             }
         };

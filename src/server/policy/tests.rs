@@ -849,7 +849,7 @@ fn action_like(dice: &mut Dice, pattern: &ActionPattern) -> Action {
 #[test]
 fn what_is_protected_reaches_us_and_little_else_does() {
     let mut dice = Dice(0x0DDB_1A5E_5BAD_5EED);
-    let (mut protected, mut superfluous) = (0, 0);
+    let (mut protected, mut hidden, mut superfluous) = (0, 0, 0);
     for round in 0..16 {
         // Few rules are rendered to the letter; many are widened.
         let exact = round % 8 > 0;
@@ -896,6 +896,15 @@ fn what_is_protected_reaches_us_and_little_else_does() {
             };
             let reaches_us = reaches(&enforced);
             let matched = policy.matching().enforced();
+            if let Some(read) = action.read_of_changed() {
+                // The authorizer is asked about it, too.
+                let is_hidden =
+                    matches!(policy.decide(&Request { action: &read, ..request }), Decision::Protected { .. });
+                let is_asked = is_true(&enforced.0, as_review.clone());
+                assert!(is_asked || !is_hidden, "{user} {groups:?} {asked:?}\n{matched:?}");
+                hidden += usize::from(is_hidden && exact);
+                superfluous += usize::from(is_asked && !is_hidden && exact && action.namespace.is_some());
+            }
             assert!(reaches_us || !is_protected, "{user} {groups:?} {asked:?}\n{matched:?}");
             assert!(reaches_us || reaches(&recorded) || !is_recorded, "{user} {groups:?} {asked:?}");
             protected += usize::from(is_protected && exact);
@@ -903,7 +912,7 @@ fn what_is_protected_reaches_us_and_little_else_does() {
             superfluous += usize::from(reaches_us && !is_protected && exact && action.namespace.is_some());
         }
     }
-    assert!(protected > 200, "{protected}");
+    assert!(protected > 200 && hidden > 5, "{protected}, {hidden}");
     assert!(superfluous * 20 < protected, "{superfluous} of {protected}");
 }
 
