@@ -10,8 +10,9 @@ use super::command_line::CommandLine;
 use super::digest::Kept;
 use super::manifest::{self, Object};
 use super::surroundings::Surroundings;
-use crate::action::{Action, CHANGES};
+use crate::action::{Action, CHANGES, VERBS};
 use crate::client::resource::Resource;
+use crate::request_info;
 
 /// More requests than this are told apart by kind and namespace only.
 const MOST: usize = 100;
@@ -382,7 +383,11 @@ impl Draft<'_> {
             ("edit" | "patch", _) => self.change(0, line.flag("subresource")),
             ("label" | "annotate" | "taint", _) => self.change_pairs(0),
             ("set", "serviceaccount" | "sa") => self.set_service_account(),
-            ("set", _) => self.change_pairs(1),
+            ("set", _) => {
+                self.change_pairs(1);
+                // `set env --from=secret/NAME` names its keys.
+                self.read_from();
+            }
             ("scale", _) => self.scale(),
             ("autoscale", _) => self.beside("horizontalpodautoscalers"),
             ("expose", _) => self.beside("services"),
@@ -526,7 +531,7 @@ impl Draft<'_> {
 
     fn get(&mut self) {
         if let Some(path) = self.line.flag("raw") {
-            return self.raw(GET, path);
+            return self.raw("GET", path);
         }
         let line = self.line;
         let subresource = line.flag("subresource");
@@ -540,9 +545,8 @@ impl Draft<'_> {
     }
 
     /// `--raw`: one request to this path. No write of this kind is repeated: client-go cannot send its body twice.
-    fn raw(&mut self, verbs: &'static [&'static str], path: &str) {
-        let request = raw_request(verbs, path);
-        self.plan.requests.push(request);
+    fn raw(&mut self, method: &str, path: &str) {
+        self.plan.requests.extend(raw_request(method, path));
     }
 
     fn describe(&mut self) {
@@ -722,7 +726,7 @@ impl Draft<'_> {
 
     fn delete(&mut self) {
         if let Some(path) = self.line.flag("raw") {
-            return self.raw(&["delete", "deletecollection"], path);
+            return self.raw("DELETE", path);
         }
         self.each(0, |draft, target| {
             if target.name.is_none() {
@@ -736,7 +740,7 @@ impl Draft<'_> {
     fn create(&mut self, what: &str) {
         let line = self.line;
         if let Some(path) = line.flag("raw") {
-            return self.raw(CREATE, path);
+            return self.raw("POST", path);
         }
         if line.flag("filename").is_some() || line.flag("kustomize").is_some() {
             return self.each_manifest(|draft, target| draft.push(CREATE, target, None));
@@ -752,13 +756,18 @@ impl Draft<'_> {
             "" => return,
             kind => (kind, 1),
         };
-        if let Some((from, name)) = line.flag("from").and_then(|from| from.split_once('/')) {
-            let from = self.target(from, Some(name));
-            self.push(GET, &from, None);
-        }
+        self.read_from();
         let name = line.arguments_before_dash(skip).first().map(String::as_str);
         let created = self.target(kind, name);
         self.push(CREATE, &created, None);
+    }
+
+    /// What `--from` names is read.
+    fn read_from(&mut self) {
+        if let Some((from, name)) = self.line.flag("from").and_then(|from| from.split_once('/')) {
+            let from = self.target(from, Some(name));
+            self.push(GET, &from, None);
+        }
     }
 
     fn each_manifest(&mut self, mut act: impl FnMut(&mut Self, &Target)) {
@@ -788,7 +797,7 @@ impl Draft<'_> {
     fn replace(&mut self) {
         let line = self.line;
         if let Some(path) = line.flag("raw") {
-            return self.raw(CHANGE, path);
+            return self.raw("PUT", path);
         }
         self.each_manifest(|draft, target| {
             draft.push_read(target, None);
@@ -918,56 +927,30 @@ fn is_called(target: &Target, resource: &str) -> bool {
     matches!(&target.kind, Kind::Is(kind) if kind.resource == resource && kind.group.is_empty())
 }
 
-/// The request to a path, as the API server reads it (`RequestInfoFactory` in k8s.io/apiserver).
-fn raw_request(verbs: &'static [&'static str], url: &str) -> Request {
-    let (path, query) = url.split_once('?').unwrap_or((url, ""));
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let as_path = || Request {
-        verbs,
-        kind: Kind::Path(path.to_owned()),
-        subresource: None,
-        place: Place::Everywhere,
-        name: None,
+/// The request of `method` to a path.
+fn raw_request(method: &str, url: &str) -> Option<Request> {
+    let (path, query) = url.split_once('?').map_or((url, None), |(path, query)| (path, Some(query)));
+    let action = request_info::action(method, path, query)?;
+    let verb = VERBS.iter().chain(METHODS).find(|verb| **verb == action.verb)?;
+    let is_namespace = action.group.is_empty() && action.resource == "namespaces";
+    let namespace = action.namespace.filter(|_| !is_namespace);
+    Some(Request {
+        verbs: std::slice::from_ref(verb),
+        place: namespace.clone().map_or(Place::Everywhere, Place::In),
+        kind: match action.path {
+            Some(path) => Kind::Path(path),
+            None => {
+                Kind::Is(Resource { group: action.group, resource: action.resource, namespaced: namespace.is_some() })
+            }
+        },
+        subresource: action.subresource,
+        name: action.name,
         is_repeated: false,
-    };
-    let (group, rest) = match parts.as_slice() {
-        ["api", _version, rest @ ..] if !rest.is_empty() => ("", rest),
-        ["apis", group, _version, rest @ ..] if !rest.is_empty() => (*group, rest),
-        _ => return as_path(),
-    };
-    let (is_watch, rest) = match rest {
-        ["watch", rest @ ..] => (true, rest),
-        rest => (false, rest),
-    };
-    let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..] if !rest.is_empty() && !matches!(rest[0], "status" | "finalize") => {
-            (Some(*namespace), rest)
-        }
-        rest => (None, rest),
-    };
-    let Some((resource, rest)) = rest.split_first() else { return as_path() };
-    let name = rest.first().map(|name| (*name).to_owned());
-    let is_set = |key: &str| {
-        query.split('&').any(|pair| pair == key || pair.strip_prefix(key).is_some_and(|v| v == "=true" || v == "=1"))
-    };
-    let verbs = match verbs {
-        GET if is_watch || is_set("watch") => WATCH,
-        GET if name.is_none() => LIST,
-        verbs => verbs,
-    };
-    Request {
-        verbs,
-        kind: Kind::Is(Resource {
-            group: group.to_owned(),
-            resource: (*resource).to_owned(),
-            namespaced: namespace.is_some(),
-        }),
-        subresource: rest.get(1).map(|sub| (*sub).to_owned()),
-        place: namespace.map_or(Place::Everywhere, |namespace| Place::In(namespace.to_owned())),
-        name,
-        is_repeated: false,
-    }
+    })
 }
+
+/// Verbs of requests to paths that are no resources: their methods.
+const METHODS: &[&str] = &["post", "put"];
 
 #[cfg(test)]
 mod tests {
@@ -1030,6 +1013,10 @@ mod tests {
             ("get --raw /api/v1/watch/secrets", vec!["watch secrets -A"]),
             ("get --raw /apis/apps/v1/namespaces/a/deployments/w/scale", vec!["get deployments.apps/scale w -n a"]),
             ("get --raw /api/v1/namespaces/prod", vec!["get namespaces prod -A"]),
+            ("get --raw /api/v1/namespaces/prod/secrets?watch=yes", vec!["watch secrets -n prod"]),
+            ("get --raw /api/v1/secrets?fieldSelector=metadata.name%3Ddb", vec!["list secrets db -A"]),
+            ("get --raw /api/v1/namespaces/prod/%73ecrets/db", vec!["get secrets db -n prod"]),
+            ("get --raw /api/v1/namespaces/a/pods/x/proxy/metrics", vec!["connect pods/proxy x -n a"]),
             ("get --raw /api", vec!["get /api -A"]),
             ("describe secret db", vec!["get secrets db"]),
             ("describe pod a", vec!["get pods a", "list events"]),
@@ -1104,6 +1091,10 @@ mod tests {
                 ],
             ),
             ("set image deploy/web app=x:1", vec!["get deployments.apps web", "patch deployments.apps web"]),
+            (
+                "set env deploy/web --from=secret/db",
+                vec!["get deployments.apps web", "patch deployments.apps web", "get secrets db"],
+            ),
             ("set sa deploy web bot", vec!["get deployments.apps web", "patch deployments.apps web"]),
             ("patch secret db -p {}", vec!["get secrets db", "patch secrets db"]),
             ("edit secret db", vec!["get secrets db", "patch secrets db"]),
