@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::client::api::Server;
-use crate::client::cache::{self, Elevated, SignIn};
+use crate::client::cache::{self, Elevated, Person, SignIn};
 use crate::client::error::Error;
 use crate::client::idp::{Ask, Provider};
 use crate::client::lock::Lock;
@@ -151,9 +151,9 @@ struct Story<'a> {
 impl Story<'_> {
     fn run(&self) -> Result<Elevated, Error> {
         let demand = Demand::of(self.challenges);
-        let mut reason = self.options.reason.clone();
+        let mut reason = self.options.reason.clone().filter(|reason| !reason.trim().is_empty());
         if let Some(kept) = self.kept_sign_in(&demand) {
-            reason = self.reason(&demand, reason)?;
+            reason = self.reason_without_sign_in(&demand, reason)?;
             match self.exchange(&kept, &demand, reason.as_mut()) {
                 // The server knows better how fresh it is, and may have been told other keys or levels meanwhile.
                 Err(Error::Refused(refusal)) if wants_fresh_sign_in(&refusal) => {}
@@ -163,25 +163,46 @@ impl Story<'_> {
         if !self.options.interactive {
             return Err(Error::NobodyThere);
         }
+        let fresh = self.prompted(|| self.fresh_sign_in(&demand, &mut reason))?;
+        match self.exchange(&fresh, &demand, reason.as_mut()) {
+            Err(Error::Refused(refusal)) if refusal.error == "insufficient_user_authentication" => {
+                Err(Error::Declined { cause: DeclineCause::TooWeak, what: too_weak(&refusal) })
+            }
+            Err(Error::Refused(refusal)) => Err(match self.other_than(&fresh.person) {
+                Some(person) => Error::Declined {
+                    cause: DeclineCause::TooWeak,
+                    what: format!(
+                        "{} signed in, not {}: sign out of the other account in the browser, then try again",
+                        fresh.person.user, person.user
+                    ),
+                },
+                None => Error::Refused(refusal),
+            }),
+            outcome => outcome,
+        }
+    }
+
+    /// Asks the person something, within what they can bear.
+    fn prompted<T>(&self, ask: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let wish = match self.options.bind {
             Bind::Terminal | Bind::Anyone => Wish::Person,
             Bind::Parent | Bind::Caller => Wish::Program,
         };
         prompt::may_prompt(self.profile, wish, self.since, (self.clock)())?;
-        let outcome = self.fresh_sign_in(&demand, &mut reason);
+        let outcome = ask();
         prompt::remember(self.profile, &outcome, (self.clock)());
-        match self.exchange(&outcome?, &demand, reason.as_mut()) {
-            Err(Error::Refused(refusal)) if refusal.error == "insufficient_user_authentication" => {
-                Err(Error::Declined { cause: DeclineCause::TooWeak, what: too_weak(&refusal) })
-            }
-            outcome => outcome,
-        }
+        outcome
+    }
+
+    /// Whose session it is, if that is somebody else.
+    fn other_than(&self, person: &Person) -> Option<Person> {
+        cache::session(&self.profile.files).map(|session| session.person).filter(|other| !other.is(person))
     }
 
     /// The sign-in of this terminal, if it will do.
     fn kept_sign_in(&self, demand: &Demand) -> Option<SignIn> {
         let kept = cache::sign_in(&self.profile.sign_ins(), &self.terminal()?)?;
-        let is_ours = cache::session(&self.profile.files).is_some_and(|session| session.person.is(&kept.person));
+        let is_ours = cache::session(&self.profile.files).is_some() && self.other_than(&kept.person).is_none();
         (is_ours && demand.is_met_by(&kept, (self.clock)())).then_some(kept)
     }
 
@@ -214,6 +235,18 @@ impl Story<'_> {
             complain(cache::keep_sign_in(&self.profile.sign_ins(), &terminal, &fresh));
         }
         Ok(fresh)
+    }
+
+    /// The reason where no sign-in is asked for. If it is to be typed, it is said what for.
+    fn reason_without_sign_in(&self, demand: &Demand, given: Option<String>) -> Result<Option<String>, Error> {
+        if given.is_some() || demand.reason.is_none() || !self.options.interactive {
+            return self.reason(demand, given);
+        }
+        self.prompted(|| {
+            let _open = Open::now();
+            prompt::show_challenges(&Screen::open(), self.profile, self.challenges, None);
+            self.reason(demand, None)
+        })
     }
 
     /// The reason, asked for when a rule demands one and none was given.
@@ -331,6 +364,9 @@ impl Story<'_> {
         let cause = match error {
             Error::Declined { cause, .. } => *cause,
             Error::Provider { .. } => DeclineCause::ProviderFailed,
+            // It would be refused again, after one more prompt.
+            Error::Refused(refusal) if is_about_reason(refusal) => DeclineCause::NoReason,
+            Error::Refused(_) => DeclineCause::TooWeak,
             _ => return,
         };
         for challenge in self.challenges {

@@ -85,7 +85,7 @@ pub fn why_it_ended(cause: DeclineCause) -> &'static str {
             "the identity provider could not be reached; repeat the command once it is back"
         }
         DeclineCause::TooWeak => {
-            "the sign-in was not strong or recent enough; check your second factor at the identity provider"
+            "the sign-in was not enough (too weak, too old, or another account's); check your second factor at the identity provider"
         }
     }
 }

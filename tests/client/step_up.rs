@@ -82,6 +82,21 @@ fn a_fresh_sign_in_that_is_refused_is_not_repeated() {
     assert_eq!(runs[1].token(), home.base_token);
     assert!(runs[1].stderr.contains("the provider's key is not known"), "{}", runs[1].stderr);
     assert_eq!(home.provider.device_requests().len(), 1);
+    // So the command's next try is a 403, and no prompt.
+    assert_eq!(home.server.declined(), [("ch-1".to_owned(), "too-weak".to_owned())]);
+}
+
+/// The browser knows another account.
+#[test]
+fn a_step_up_of_somebody_else_says_so_and_ends_there() {
+    let home = Home::builder().manners(|manners| manners.user = "alice-admin").build();
+    home.server.deny("ch-1", "delete", "a");
+    home.server.refuse("invalid_grant", "no such challenge is pending for you: try the command again");
+    let runs = home.kubectl("delete namespace a", 3);
+    assert!(runs.iter().all(|run| run.token() == home.base_token));
+    assert!(runs[1].stderr.contains("alice-admin signed in, not alice"), "{}", runs[1].stderr);
+    assert_eq!(home.server.declined(), [("ch-1".to_owned(), "too-weak".to_owned())]);
+    assert_eq!(home.provider.device_requests().len(), 1);
 }
 
 #[test]
@@ -221,6 +236,23 @@ fn a_reason_is_asked_on_the_terminal_and_again_when_the_server_does_not_like_it(
     assert_eq!(terminal.finish()[1].token(), "elevated-2");
     let reasons: Vec<_> = home.server.exchanges().iter().map(|exchange| exchange["reason"].clone()).collect();
     assert_eq!(reasons, ["because", "OPS-7"]);
+    assert_eq!(home.provider.device_requests().len(), 1);
+}
+
+/// One sign-in serves both, but nobody gives a reason for they do not know what.
+#[test]
+fn a_reason_alone_is_asked_with_what_it_is_for() {
+    let home = Home::builder().prompt("auto").build();
+    home.server.demand_reason("OPS-");
+    home.server.deny("ch-1", "delete", "a");
+    home.server.deny("ch-2", "delete", "b");
+    let mut terminal = home.kubectl_on_terminal("delete namespace a b", 3, false);
+    for name in ["b", "a"] {
+        terminal.expect(&format!("Step-up required: delete namespaces/{name}"));
+        terminal.expect("Reason (a ticket):");
+        terminal.type_line("OPS-7");
+    }
+    assert_eq!(terminal.finish()[2].token(), "elevated-2");
     assert_eq!(home.provider.device_requests().len(), 1);
 }
 
