@@ -6,8 +6,10 @@ use super::{Chosen, Named, needs_server, server};
 use crate::action::Action;
 use crate::client::cli::{Explain, Format};
 use crate::client::error::Error;
+use crate::client::preflight::digest::Kept;
 use crate::client::words::{duration, plain, uses};
 use crate::client::{Clock, output};
+use crate::wire::challenge::WebhookTerms;
 use crate::wire::explain::{Explained, Explanation, Protection};
 
 /// Columns of the names on the left.
@@ -23,12 +25,18 @@ pub fn run(args: &Explain, clock: Clock) -> Result<ExitCode, Error> {
     )?;
     let (_, server) = server(&chosen.profile, clock)?;
     let explanation = server.explain(&actions)?;
+    // Without them it is as with most servers.
+    let webhooks = server.step_up_terms().ok().and_then(|terms| terms.webhooks);
+    let asking = Asking {
+        has_preflight: chosen.profile.has_preflight(),
+        webhooks: webhooks.unwrap_or(WebhookTerms { admission: true, authorization: true }),
+        digest: Kept::read(&chosen.profile.files),
+    };
     match args.output {
         Format::Json => output::json(&explanation),
-        Format::Text => lines(&explanation, chosen.profile.has_preflight())
-            .iter()
-            .flat_map(|line| output::fitted(line, INDENT))
-            .for_each(output::line),
+        Format::Text => {
+            lines(&explanation, &asking).iter().flat_map(|line| output::fitted(line, INDENT)).for_each(output::line);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -43,7 +51,15 @@ fn named(args: &Explain) -> Named<'_> {
     }
 }
 
-fn lines(explanation: &Explanation, has_preflight: bool) -> Vec<String> {
+/// What decides when somebody is asked.
+struct Asking {
+    has_preflight: bool,
+    webhooks: WebhookTerms,
+    /// What is protected, as far as we know.
+    digest: Option<Kept>,
+}
+
+fn lines(explanation: &Explanation, asking: &Asking) -> Vec<String> {
     let mut lines = Vec::new();
     for explained in &explanation.actions {
         let action = plain(&explained.action.to_string());
@@ -51,7 +67,7 @@ fn lines(explanation: &Explanation, has_preflight: bool) -> Vec<String> {
             None => lines.push(format!("{action}: no step-up is needed.")),
             Some(protection) => {
                 lines.push(format!("{action}: needs a step-up."));
-                lines.extend(protected(explained, protection, has_preflight));
+                lines.extend(protected(explained, protection, asking));
             }
         }
         if !explained.recorded_by.is_empty() {
@@ -68,7 +84,7 @@ fn lines(explanation: &Explanation, has_preflight: bool) -> Vec<String> {
     lines
 }
 
-fn protected(explained: &Explained, protection: &Protection, has_preflight: bool) -> Vec<String> {
+fn protected(explained: &Explained, protection: &Protection, asking: &Asking) -> Vec<String> {
     let mut lines = Vec::new();
     for rule in &protection.rules {
         let separator = if rule.description.trim().is_empty() { "" } else { ": " };
@@ -100,7 +116,7 @@ fn protected(explained: &Explained, protection: &Protection, has_preflight: bool
     let mut not_covered: Vec<String> = protection.not_covered.iter().map(|what| plain(what)).collect();
     not_covered.push("your other commands and terminals (kubectl stepup elevate --share would)".to_owned());
     lines.extend(not_covered.iter().enumerate().map(|(number, what)| row(if number == 0 { "not" } else { "" }, what)));
-    lines.push(row("asked", &how(&explained.action, has_preflight)));
+    lines.push(row("asked", asking.about(&explained.action)));
     if let Some(grant) = &protection.covered_by {
         lines.push(row("now", &format!("your grant {} covers it, where its token is held", plain(grant))));
     }
@@ -119,14 +135,24 @@ fn sign_in(protection: &Protection) -> String {
     format!("{}{age}", plain(&protection.acr_values.join(" or ")))
 }
 
-/// When the question comes.
-fn how(action: &Action, has_preflight: bool) -> String {
-    if action.reaches_admission() && !action.is_connect() {
-        "inside the command, which then goes on (kubectl, helm and others made with client-go)".to_owned()
-    } else if has_preflight {
-        "by kubectl, before its first request; for other programs: kubectl stepup run, or elevate first".to_owned()
-    } else {
-        "not by the command, which is refused: kubectl stepup elevate first, or kubectl stepup run".to_owned()
+impl Asking {
+    /// When the question about `action` comes.
+    fn about(&self, action: &Action) -> &'static str {
+        let WebhookTerms { admission, authorization } = self.webhooks;
+        // A change of what may not be read is denied like a read.
+        let is_hidden = || {
+            let read = action.read_of_changed().filter(|_| authorization);
+            read.is_some_and(|read| self.digest.as_ref().is_some_and(|digest| digest.protects(&read)))
+        };
+        if admission && action.reaches_admission() && !action.is_connect() && !is_hidden() {
+            "inside the command, which then goes on (kubectl, helm and others made with client-go)"
+        } else if admission && !authorization && !action.reaches_admission() {
+            "never: this cluster asks stepup-server about writes and connections only"
+        } else if self.has_preflight {
+            "by kubectl, before its first request; for other programs: kubectl stepup run, or elevate first"
+        } else {
+            "not by the command, which is refused: kubectl stepup elevate first, or kubectl stepup run"
+        }
     }
 }
 
@@ -150,9 +176,33 @@ mod tests {
         .unwrap()
     }
 
+    fn asking(admission: bool, authorization: bool) -> Asking {
+        Asking { has_preflight: false, webhooks: WebhookTerms { admission, authorization }, digest: None }
+    }
+
+    #[test]
+    fn when_it_is_asked_depends_on_what_the_cluster_asks_the_server() {
+        let action = |verb: &str| Action { name: Some("db".to_owned()), ..Action::new(verb, "", "secrets") };
+        for (admission, authorization, verb, expected) in [
+            (true, true, "delete", "inside the command"),
+            (true, true, "get", "not by the command"),
+            (true, false, "get", "never"),
+            (true, false, "patch", "inside the command"),
+            (false, false, "delete", "not by the command"),
+        ] {
+            let told = asking(admission, authorization).about(&action(verb));
+            assert!(told.starts_with(expected), "{admission} {authorization} {verb}: {told}");
+        }
+        let kept = asking(false, false);
+        assert!(Asking { has_preflight: true, ..kept }.about(&action("delete")).starts_with("by kubectl, before"));
+    }
+
     #[test]
     fn the_unprotected_is_said_to_be_so() {
-        assert_eq!(lines(&explanation(&json!(null)), false), ["delete namespaces/prod: no step-up is needed."]);
+        assert_eq!(
+            lines(&explanation(&json!(null)), &asking(true, true)),
+            ["delete namespaces/prod: no step-up is needed."]
+        );
     }
 
     #[test]
@@ -164,7 +214,7 @@ mod tests {
                 "grant": {"ttl": 300, "uses": 1, "covers": ["delete namespaces/prod"], "groups": ["stepup:x"]},
                 "notCovered": ["delete namespaces other than prod"], "coveredBy": "gr-1",
             })),
-            false,
+            &asking(true, true),
         );
         assert_eq!(
             text,
@@ -190,7 +240,7 @@ mod tests {
             "rules": [{"name": "r"}], "acrValues": [], "grant": {"ttl": 60, "covers": []},
         }));
         explanation.can_step_up = false;
-        let text = lines(&explanation, false).join("\n");
+        let text = lines(&explanation, &asking(true, true)).join("\n");
         assert!(text.contains("the rules contradict each other") && text.contains("cannot step up"), "{text}");
     }
 }
