@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -30,6 +30,9 @@ pub struct Problem(pub String);
 #[derive(Debug)]
 pub struct HttpClient {
     client: Client,
+    /// For what is not encrypted and does not leave this machine: no proxy of the environment gets to see it.
+    here: OnceLock<Client>,
+    connect: Duration,
     /// Longest wait for a whole answer.
     total: Duration,
     /// The other side's clock, as the last answer told it.
@@ -45,7 +48,7 @@ impl HttpClient {
             let bad = |problem: String| Error::BadFile { path: path.to_owned(), problem };
             builder = builder.tls_certs_only(certificates(&pem).map_err(bad)?);
         }
-        Self::built(builder, total)
+        Self::built(builder, connect, total)
     }
 
     /// To an API server, as a kubeconfig has it.
@@ -63,17 +66,31 @@ impl HttpClient {
         if let Some(proxy) = &cluster.proxy_url {
             builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| failed(plain(error)))?);
         }
-        Self::built(builder, total)
+        let http = Self::built(builder, connect, total)?;
+        if cluster.proxy_url.is_some() {
+            // This one was named for this very cluster.
+            let _ = http.here.set(http.client.clone());
+        }
+        Ok(http)
     }
 
-    fn built(builder: ClientBuilder, total: Duration) -> Result<Self, Error> {
+    fn built(builder: ClientBuilder, connect: Duration, total: Duration) -> Result<Self, Error> {
         let client = builder.build().map_err(|error| Error::Failed(format!("cannot set up TLS: {}", plain(error))))?;
-        Ok(Self { client, total, date: Mutex::new(None) })
+        Ok(Self { client, here: OnceLock::new(), connect, total, date: Mutex::new(None) })
     }
 
     /// Begins a request.
     pub fn request(&self, method: Method, url: &str) -> RequestBuilder {
-        self.client.request(method, url)
+        self.client_for(url).request(method, url)
+    }
+
+    fn client_for(&self, url: &str) -> &Client {
+        if !url.starts_with("http://") {
+            return &self.client;
+        }
+        // `secure_url` lets http go to this machine only, where there are no certificates to look for.
+        let plain = || builder(self.connect, self.total).no_proxy().tls_certs_only([]);
+        self.here.get_or_init(|| plain().build().unwrap_or_else(|_| self.client.clone()))
     }
 
     /// Sends a request and reads the whole answer.
@@ -153,7 +170,7 @@ impl HttpClient {
             url::form_urlencoded::parse(request.body()).map(|(_, value)| value.into_owned()).collect();
         let request = Request::try_from(request).map_err(|error| Problem(plain(error)))?;
         let begun = Instant::now();
-        let answer = self.answer(self.client.execute(request), begun)?;
+        let answer = self.answer(self.client_for(request.url().as_str()).execute(request), begun)?;
         if serde_json::from_slice::<IgnoredAny>(answer.body()).is_ok() {
             return Ok(Ok(answer));
         }
