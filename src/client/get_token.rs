@@ -143,7 +143,11 @@ impl Call<'_> {
             Ok(None) => {}
             Err(error) => output::note(format_args!("kubectl-stepup: {error}")),
         }
-        let held = asker.and_then(|asker| held(&files, self.visible(asker), (self.clock)()));
+        let held = match asker {
+            Some(asker) => held(&files, self.visible(asker), (self.clock)()),
+            // What is shared is for whoever asks.
+            None => held(&files, std::iter::once(Scope::Anyone), (self.clock)()),
+        };
         Ok(held.map_or_else(|| session.into(), Into::into))
     }
 

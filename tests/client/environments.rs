@@ -301,6 +301,19 @@ fn in_a_pid_namespace_a_person_is_asked_on_the_terminal_of_the_shell_outside() {
     assert_eq!(home.server.exchanges()[0]["reason"], "OPS-7");
 }
 
+/// Whose parent is outside (a plugin that is run by way of a container) has no process and no terminal to go by.
+#[test]
+fn a_plugin_that_knows_no_parent_has_what_is_shared() {
+    if !needs::root() || !needs::program("unshare") {
+        return;
+    }
+    let home = Home::new();
+    home.server.deny("ch-1", "delete", "prod");
+    assert_eq!(home.run(&["elevate", "--profile", "p", "--share"]).code, 0);
+    let call = "unshare --pid --fork --mount-proc \"$PLUGIN\" get-token --profile p </dev/null >1.out 2>1.err; echo $? >1.code";
+    assert_eq!(home.shell(call)(1)[0].token(), "elevated-1");
+}
+
 #[test]
 fn in_tmux_the_prompt_fits_its_pane() {
     if !needs::program("tmux") {
