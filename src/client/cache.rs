@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -177,7 +178,7 @@ pub fn sign_in(sign_ins: &Path, scope: &Scope) -> Option<SignIn> {
 pub fn forget_sign_in(sign_ins: &Path, scope: Option<&Scope>) -> Result<(), Error> {
     match scope {
         Some(scope) => remove(&sign_ins.join(scope.file_name())),
-        None => entries(sign_ins).try_for_each(|path| remove(&path)),
+        None => everything(sign_ins).try_for_each(|path| remove(&path)),
     }
 }
 
@@ -188,10 +189,29 @@ pub fn keep_sign_in(sign_ins: &Path, scope: &Scope, sign_in: &SignIn) -> Result<
 
 /// Forgets every elevated token of the profile.
 pub fn forget_elevated(files: &Files) -> Result<(), Error> {
-    entries(&files.elevated()).try_for_each(|path| remove(&path))
+    everything(&files.elevated()).try_for_each(|path| remove(&path))
 }
 
-/// Removes what is of no more use: tokens that have expired, marks of processes that are gone.
+/// Forgets what was set aside, and what processes that were killed did not finish writing: tokens, most likely.
+pub fn forget_remains(files: &Files) -> Result<(), Error> {
+    directories(files)
+        .iter()
+        .flat_map(|directory| everything(directory))
+        .filter(|path| is_remains(path))
+        .try_for_each(|path| remove(&path))
+}
+
+fn is_remains(path: &Path) -> bool {
+    matches!(path.extension().and_then(OsStr::to_str), Some("corrupt" | "new"))
+}
+
+/// Where this profile's files are, besides those of each scope.
+fn directories(files: &Files) -> Vec<PathBuf> {
+    [files.session(), files.state("x")].iter().filter_map(|path| path.parent()).map(Path::to_owned).collect()
+}
+
+/// Removes what is of no more use: tokens that have expired, and after a day what processes left that are gone. A process
+/// of another PID namespace, or of another machine with the same home, seems to be gone all the same.
 pub fn sweep(files: &Files, now: DateTime<Utc>) {
     let is_over = |path: &Path| {
         let expires: Vec<i64> = match read::<Vec<Elevated>>(path) {
@@ -200,7 +220,7 @@ pub fn sweep(files: &Files, now: DateTime<Utc>) {
         };
         expires.into_iter().all(|expires| expires <= now.timestamp())
     };
-    for path in entries(&files.elevated()).filter(|path| has_ended(path) || is_over(path)) {
+    for path in entries(&files.elevated()).filter(|path| is_over(path)) {
         let _ = fs::remove_file(path);
     }
     let has_expired = |path: &Path| read::<SignIn>(path).is_some_and(|sign_in| sign_in.expires_at <= now.timestamp());
@@ -208,17 +228,32 @@ pub fn sweep(files: &Files, now: DateTime<Utc>) {
     for path in sign_ins.flat_map(|directory| entries(&directory.path())).filter(|path| has_expired(path)) {
         let _ = fs::remove_file(path);
     }
-    for entry in fs::read_dir(files.parents()).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().and_then(parent::still_runs) == Some(false) {
-            let _ = fs::remove_file(entry.path());
-        }
+    let mut old: Vec<PathBuf> = directories(files).iter().flat_map(|directory| everything(directory)).collect();
+    old.retain(|path| is_remains(path));
+    let is_of_the_dead =
+        |path: &PathBuf| path.file_name().and_then(OsStr::to_str).and_then(parent::still_runs) == Some(false);
+    old.extend(everything(&files.parents()).filter(is_of_the_dead));
+    for path in old.iter().filter(|path| is_older_than_a_day(path, now)) {
+        let _ = fs::remove_file(path);
     }
+}
+
+/// Whether nothing was written to it for a day.
+pub fn is_older_than_a_day(path: &Path, now: DateTime<Utc>) -> bool {
+    const DAY: Duration = Duration::from_hours(24);
+    let modified = fs::metadata(path).and_then(|data| data.modified());
+    modified.is_ok_and(|at| SystemTime::from(now).duration_since(at).is_ok_and(|since| since > DAY))
 }
 
 /// The JSON files of a directory.
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let all = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    all.filter(|path| path.extension() == Some(OsStr::new("json")))
+    everything(directory).filter(|path| path.extension() == Some(OsStr::new("json")))
+}
+
+/// All files of a directory.
+fn everything(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let all = fs::read_dir(directory).into_iter().flatten().flatten();
+    all.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path())
 }
 
 /// Reads a JSON file. `None` where there is none or it cannot be read; a file that makes no sense is set aside.
@@ -355,21 +390,30 @@ mod tests {
     }
 
     #[test]
-    fn sweeping_removes_what_has_expired_and_marks_of_processes_that_are_gone() {
+    fn sweeping_removes_what_has_expired_and_after_a_day_what_the_dead_have_left() {
         let home = tempfile::tempdir().unwrap();
         let files = Paths::under(home.path()).of("p");
         keep_elevated(&files, &Scope::Anyone, &held("a", 60), at(0)).unwrap();
-        write_bytes(&files.parents().join("1-999999999"), b"").unwrap();
         sweep(&files, at(57));
         assert_eq!(all_elevated(&files, at(0)).len(), 1);
         sweep(&files, at(60));
         assert_eq!(all_elevated(&files, at(0)).len(), 0);
         if cfg!(target_os = "linux") {
-            assert!(!files.parents().join("1-999999999").exists());
+            // Whoever has no such process here may have it elsewhere: in a container with the same home.
             let ended = Scope::Process(Process { pid: 1, started: 999_999_999 });
             keep_elevated(&files, &ended, &held("c", 60), at(0)).unwrap();
-            sweep(&files, at(1));
+            let left = [files.parents().join("1-999999999"), files.state("refresh-token.1.new")];
+            let of_the_living = files.parents().join(Process::me().unwrap().to_string());
+            for path in left.iter().chain([&of_the_living]) {
+                write_bytes(path, b"").unwrap();
+                fs::File::options().write(true).open(path).unwrap().set_modified(at(0).into()).unwrap();
+            }
+            sweep(&files, at(59));
+            assert_eq!(elevated(&files, &ended, at(1)).len(), 1);
+            assert!(left.iter().all(|path| path.exists()));
+            sweep(&files, at(24 * 60 * 60 + 1));
             assert_eq!(elevated(&files, &ended, at(1)), []);
+            assert!(of_the_living.exists() && !left.iter().any(|path| path.exists()));
         }
     }
 

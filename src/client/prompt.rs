@@ -356,6 +356,18 @@ impl Interrupt {
     }
 }
 
+/// Does what must not be left half done: Ctrl-C and the like end us after it. A second one does at once.
+pub fn uninterrupted<T>(work: impl FnOnce() -> T) -> T {
+    // It was heeded by whoever asked the person then.
+    let is_old = Interrupt::has_happened();
+    let interrupt = Interrupt::listen();
+    let outcome = work();
+    if interrupt.happened() && !is_old && !OUTLIVES.load(Ordering::Relaxed) {
+        std::process::exit(130);
+    }
+    outcome
+}
+
 #[cfg(unix)]
 const SIGNALS: &[i32] = {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -614,7 +626,10 @@ fn open_browser(url: &str) {
     // Ctrl-C here is not for the browser.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let _ = command.spawn();
+    if let Ok(mut opener) = command.spawn() {
+        // Whoever stays (`run`, `proxy`) would gather what has ended.
+        thread::spawn(move || opener.wait());
+    }
 }
 
 /// Whether somebody uses the terminal right now.

@@ -10,7 +10,7 @@ use crate::client::error::Error;
 use crate::client::idp::{Ask, Provider, SignInNeeded, Tokens};
 use crate::client::lock::Lock;
 use crate::client::output;
-use crate::client::preflight::digest::Kept;
+use crate::client::preflight::digest::{self, Kept};
 use crate::client::profile::{Flow, Profile};
 use crate::client::prompt::{self, Screen};
 use crate::client::sign_in::sign_in;
@@ -147,10 +147,10 @@ fn is_of(session: &Session, profile: &Profile) -> bool {
 
 fn forget(profile: &Profile) -> Result<(), Error> {
     cache::remove(&profile.files.session())?;
-    cache::remove(&cache::set_aside_as(&profile.files.session()))?;
-    cache::remove(&profile.files.digest())?;
+    digest::forget(&profile.files)?;
     cache::forget_elevated(&profile.files)?;
     cache::forget_sign_in(&profile.sign_ins(), None)?;
+    cache::forget_remains(&profile.files)?;
     secrets::forget(profile)
 }
 
@@ -259,7 +259,7 @@ fn refreshed(profile: &Profile, clock: Clock) -> Result<Session, Error> {
         let rotated = |new: &Secret| {
             complain(secrets::store(profile, new, true));
         };
-        provider.refresh(token, rotated, clock())
+        prompt::uninterrupted(|| provider.refresh(token, rotated, clock()))
     };
     let outcome = refresh(&token);
     match &outcome {
@@ -316,7 +316,7 @@ fn keep(profile: &Profile, tokens: Tokens, is_renewal: bool, now: DateTime<Utc>)
     }
     if !is_renewal {
         // It was made for whoever was signed in before.
-        complain(cache::remove(&profile.files.digest()));
+        complain(digest::forget(&profile.files));
         if !cache::session(&profile.files).is_some_and(|before| before.person.is(&tokens.person)) {
             // What somebody else was granted must not go out in this one's name.
             complain(cache::forget_elevated(&profile.files));

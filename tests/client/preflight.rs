@@ -170,6 +170,24 @@ fn a_server_that_is_down_costs_one_try_and_no_token() {
     assert_eq!(home.server.server.hits(), hits, "it is left alone for a while");
 }
 
+/// The API server quotes what it cannot change, so a change of what may not be read is refused like a read.
+#[test]
+fn a_change_of_what_may_not_be_read_is_stepped_up_for_beforehand() {
+    let home = builder().build();
+    for typed in ["patch secret db -n prod -p {}", "edit secret db -n prod"] {
+        assert_eq!(home.kubectl(typed, 1)[0].token(), format!("elevated-{}", home.server.asked().len()));
+        let asked = home.server.asked().pop().unwrap();
+        let verbs: Vec<_> = asked.as_array().unwrap().iter().map(|action| action["verb"].as_str().unwrap()).collect();
+        assert_eq!(verbs, ["get", "patch", "update"], "{typed}");
+    }
+    // Other writes are repeated after their denial.
+    let asked = home.server.asked().len();
+    for typed in ["delete secret db -n prod", "create secret generic db -n prod", "delete namespace prod"] {
+        assert_eq!(home.kubectl(typed, 1)[0].token(), home.base_token, "{typed}");
+    }
+    assert_eq!(home.server.asked().len(), asked);
+}
+
 #[test]
 fn a_hint_that_the_server_knows_better_about_prompts_nobody() {
     let home = builder().build();
@@ -192,6 +210,15 @@ fn a_digest_that_cannot_be_believed_is_ignored_with_a_note() {
     // It is not tried again for a while.
     let run = &home.kubectl("get secret db -n prod", 1)[0];
     assert!(!run.stderr.contains("could not be renewed"), "{}", run.stderr);
+    assert_eq!(home.server.digests(), 1);
+}
+
+/// When one was last asked for was a matter of the session before.
+#[test]
+fn a_new_sign_in_fetches_a_digest_at_once() {
+    let home = builder().signed_out().build();
+    home.write("state/p/digest-tried", &json!(""));
+    assert!(!home.get_token().token().is_empty());
     assert_eq!(home.server.digests(), 1);
 }
 

@@ -57,6 +57,12 @@ pub struct Manners {
     pub issuer_suffix: &'static str,
     /// How long a refresh takes.
     pub refresh_takes: Duration,
+    /// How a refresh token is refused that it does not take.
+    pub refusal: &'static str,
+    /// Leaves the ID token out of what a refresh is answered with (OpenID Connect Core, section 12.2).
+    pub renews_no_id_tokens: bool,
+    /// Another audience of ID tokens, and whether `azp` tells whom they were issued to.
+    pub also_for: Option<(&'static str, bool)>,
     /// Where it listens.
     pub address: &'static str,
     /// How far its clock is ahead of ours, in seconds.
@@ -97,6 +103,9 @@ impl Default for Manners {
             rotates: true,
             issuer_suffix: "",
             refresh_takes: Duration::ZERO,
+            refusal: "invalid_grant",
+            renews_no_id_tokens: false,
+            also_for: None,
             address: "127.0.0.1:0",
             clock_ahead: 0,
             code_life: 600,
@@ -227,6 +236,13 @@ fn sign(
         "aud": state.device.get("client_id").map_or(CLIENT, String::as_str),
         "preferred_username": state.manners.user, "jti": format!("jti-{}", state.serial),
     });
+    if let Some((other, tells)) = state.manners.also_for {
+        let client = claims["aud"].clone();
+        claims["aud"] = json!([other, client]);
+        if tells {
+            claims["azp"] = client;
+        }
+    }
     if let Some(age) = age {
         claims["auth_time"] = json!(now - age);
     }
@@ -362,7 +378,7 @@ fn token(
         std::thread::sleep(state.manners.refresh_takes);
         if text("refresh_token") != state.refresh_token {
             state.refused_refreshes += 1;
-            return error("invalid_grant");
+            return error(state.manners.refusal);
         }
         state.refreshes += 1;
         if state.manners.rotates {
@@ -419,8 +435,10 @@ fn token(
     let age = tells.then_some(age);
     let life = state.manners.life;
     let id_token = sign(issuer, key, state, acr, age, life);
-    let mut body =
-        json!({"access_token": "access-secret", "token_type": "Bearer", "expires_in": 60, "id_token": id_token});
+    let mut body = json!({"access_token": "access-secret", "token_type": "Bearer", "expires_in": 60});
+    if !(is_refresh && state.manners.renews_no_id_tokens) {
+        body["id_token"] = json!(id_token);
+    }
     let wants_offline = state.device.get("scope").is_some_and(|scope| scope.contains("offline_access"));
     if (is_refresh && state.manners.rotates) || (!is_refresh && wants_offline) {
         body["refresh_token"] = json!(state.refresh_token);

@@ -763,6 +763,19 @@ fn a_token_that_expires_is_renewed_on_the_way() {
     assert_ne!(api.asked()[0].token(), home.base_token);
 }
 
+/// Programs look at one of the two first: what the other says must not be hidden from them.
+#[test]
+fn a_program_is_told_to_come_here_without_a_proxy_and_keeps_its_own_exceptions() {
+    let home = Home::new();
+    kubeconfig(&home, &json!({"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": true}));
+    for (name, expected) in [("NO_PROXY", ".corp,127.0.0.1"), ("no_proxy", ".corp,127.0.0.1")] {
+        let mut command = home.command(&["run", "--", "sh", "-c", "echo $NO_PROXY $no_proxy"]);
+        command.env("KUBECONFIG", home.path("kubeconfig")).env("HTTPS_PROXY", "http://127.0.0.1:1").env(name, ".corp");
+        let run = crate::home::Run::of(&command.output().unwrap());
+        assert_eq!(run.stdout.trim(), format!("{expected} {expected}"), "{run:?}");
+    }
+}
+
 #[test]
 fn nobody_signed_in_and_nobody_there_is_an_error_at_once() {
     let home = Home::builder().signed_out().prompt("never").build();

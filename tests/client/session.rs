@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::home::{Home, Run, get};
+use crate::provider::Manners;
 
 #[test]
 fn an_expired_base_token_is_refreshed_once_and_the_new_refresh_token_is_kept() {
@@ -148,6 +149,60 @@ fn a_dead_session_prompts_where_somebody_is_and_fails_where_nobody_is() {
     home.assert_no_secret(&run.stderr);
 }
 
+/// Dex says that a used or expired refresh token is an invalid request.
+#[test]
+fn a_session_that_is_refused_in_other_words_is_dead_too() {
+    for refusal in ["invalid_request", "interaction_required"] {
+        let home = Home::builder().signed_in_for(0).manners(|manners| manners.refusal = refusal).build();
+        home.provider.rotate();
+        let run = home.get_token();
+        assert_ne!(run.token(), home.base_token);
+        assert!(run.stderr.contains("would not renew the session") && run.stderr.contains(refusal), "{}", run.stderr);
+        home.assert_no_secret(&run.stderr);
+    }
+    // What a sign-in would not mend is no reason for one.
+    let home = Home::builder().signed_in_for(0).manners(|manners| manners.refusal = "invalid_client").build();
+    home.provider.rotate();
+    home.get_token().fails(6, "invalid_client");
+    assert_eq!(home.provider.device_requests().len(), 0);
+}
+
+#[test]
+fn a_provider_that_renews_no_id_tokens_is_signed_in_to_again() {
+    let nobody = Home::builder().signed_in_for(0).prompt("never").manners(|manners| manners.renews_no_id_tokens = true);
+    nobody.build().get_token().fails(3, "renews no ID tokens");
+    let home = Home::builder().signed_in_for(0).manners(|manners| manners.renews_no_id_tokens = true).build();
+    assert_ne!(home.get_token().token(), home.base_token);
+}
+
+#[test]
+fn an_id_token_for_several_clients_must_have_been_issued_to_us() {
+    for (tells, code) in [(true, 0), (false, 6)] {
+        let manners = |manners: &mut Manners| manners.also_for = Some(("somebody-else", tells));
+        let run = Home::builder().signed_out().manners(manners).build().run(&["login", "--profile", "p"]);
+        assert_eq!(run.code, code, "{run:?}");
+        assert!(tells || run.stderr.contains("was not issued to \"kubernetes\""), "{run:?}");
+    }
+}
+
+/// A provider that rotates takes the old refresh token no more: what has been asked for must be kept.
+#[test]
+fn ctrl_c_waits_for_the_renewed_token() {
+    let home =
+        Home::builder().signed_in_for(0).manners(|manners| manners.refresh_takes = Duration::from_secs(2)).build();
+    let child = home.command(&["get-token", "--profile", "p"]).spawn().unwrap();
+    // Its metadata, then the refresh.
+    while home.provider.server.hits() < 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let run = Run::of(&child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stdout.as_str()), (130, ""), "{run:?}");
+    assert_eq!(home.read("state/p/refresh-token"), json!(home.provider.refresh_token()));
+    assert_eq!(home.provider.refreshes(), 1);
+}
+
 #[test]
 fn a_background_caller_never_prompts() {
     let home = Home::builder().signed_out().prompt("auto").build();
@@ -235,6 +290,41 @@ fn a_logout_revokes_and_forgets() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_eq!(home.provider.revoked(), ["refresh-0"]);
     home.get_token().fails(3, "kubectl stepup login");
+}
+
+#[test]
+fn after_a_logout_no_token_is_left_in_any_file() {
+    let home = Home::new();
+    home.server.deny("ch-1", "delete", "prod");
+    assert_eq!(home.run(&["elevate", "--profile", "p", "--share"]).code, 0);
+    // What was set aside, and what a process that was killed did not finish.
+    for name in ["state/p/refresh-token.7.new", "cache/p/session.corrupt", "cache/p/elevated/anyone.corrupt"] {
+        home.write(name, &json!(home.base_token));
+    }
+    let secrets = [home.provider.secrets(), vec![home.base_token.clone(), "elevated-1".to_owned()]].concat();
+    let has_secret = |text: String| secrets.iter().any(|secret| text.contains(secret.as_str()));
+    assert!(texts_under(&home.path("")).into_iter().any(|(_, text)| has_secret(text)), "there was something to forget");
+    assert_eq!(home.run(&["logout", "--profile", "p"]).code, 0);
+    let left: Vec<_> = texts_under(&home.path(""))
+        .into_iter()
+        .filter(|(_, text)| has_secret(text.clone()))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// All files, and what is in them.
+fn texts_under(directory: &std::path::Path) -> Vec<(std::path::PathBuf, String)> {
+    let mut all = Vec::new();
+    for path in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            all.extend(texts_under(&path));
+        } else {
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            all.push((path, text));
+        }
+    }
+    all
 }
 
 #[test]

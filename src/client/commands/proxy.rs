@@ -25,7 +25,7 @@ pub fn run(args: &Args, clock: Clock) -> Result<ExitCode, Error> {
         let Opened { proxy, context, .. } = opened;
         let kubeconfig = match &args.kubeconfig_out {
             Some(path) => KubeconfigFile::at(path, proxy.kubeconfig().to_owned())?,
-            None => KubeconfigFile::temporary(proxy.kubeconfig().to_owned())?,
+            None => KubeconfigFile::temporary(proxy.kubeconfig().to_owned(), clock())?,
         };
         output::line(kubeconfig.path().display());
         output::note(format_args!(

@@ -29,7 +29,7 @@ pub fn run(args: &Run, clock: Clock) -> Result<ExitCode, Error> {
     with_runtime(async {
         let mut signals = Signals::listen()?;
         let (opened, interrupt) = open(&args.through, "kubectl stepup run", clock, &mut signals).await?;
-        let kubeconfig = KubeconfigFile::temporary(opened.proxy.kubeconfig().to_owned())?;
+        let kubeconfig = KubeconfigFile::temporary(opened.proxy.kubeconfig().to_owned(), clock())?;
         let command = command(&args.command, &kubeconfig, &opened.profile);
         let serving = tokio::spawn(opened.proxy.serve());
         let outcome = match command {
@@ -56,8 +56,10 @@ fn command(words: &[OsString], kubeconfig: &KubeconfigFile, profile: &str) -> Op
     command.env(MARK, kubeconfig.path());
     // What it runs of ours (`kubectl stepup elevate`) cannot find the profile in that kubeconfig.
     command.env(super::RUN_PROFILE, profile);
-    for name in ["NO_PROXY", "no_proxy"] {
-        if let Some(list) = past_proxies(env::var_os(name).as_deref(), has_proxy()) {
+    for (name, other) in [("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")] {
+        // Programs look at one of them first: set by us alone, it would hide what the other says.
+        let list = env::var_os(name).or_else(|| env::var_os(other));
+        if let Some(list) = past_proxies(list.as_deref(), has_proxy()) {
             command.env(name, list);
         }
     }

@@ -202,6 +202,12 @@ fn is_younger(files: &Files, age: Duration, now: DateTime<Utc>) -> bool {
     files.digest().exists() && is_younger(files.digest()) || is_younger(files.state(TRIED))
 }
 
+/// Forgets the digest, and when one was last asked for: the next one is somebody else's, or another server's.
+pub fn forget(files: &Files) -> Result<(), Error> {
+    cache::remove(&files.digest())?;
+    cache::remove(&files.state(TRIED))
+}
+
 fn fetch(profile: &Profile, server: &Server, user: &str, now: DateTime<Utc>) -> Result<(), Error> {
     let signed = server.digest()?;
     let digest = verified(&signed, &server.keys()?, server.url(), user, now)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use rustls::crypto::aws_lc_rs;
 use serde_json::{Value, json};
 
@@ -33,9 +34,9 @@ pub struct KubeconfigFile {
 
 impl KubeconfigFile {
     /// In a directory of its own.
-    pub fn temporary(text: String) -> Result<Self, Error> {
+    pub fn temporary(text: String, now: DateTime<Utc>) -> Result<Self, Error> {
         let parent = runtime_directory();
-        sweep(&parent);
+        sweep(&parent, now);
         let me = Process::me().map_or_else(|| std::process::id().to_string(), |me| me.to_string());
         let random = gate::random(&aws_lc_rs::default_provider(), 9)?;
         let directory = parent.join(format!("{PREFIX}{me}-{random}"));
@@ -144,14 +145,16 @@ fn runtime_directory() -> PathBuf {
     runtime.filter(|directory| directory.is_absolute() && directory.is_dir()).unwrap_or_else(env::temp_dir)
 }
 
-/// Removes what runs have left behind that were killed.
-fn sweep(parent: &Path) {
+/// Removes what runs have left behind that were killed. Not at once: one that runs in another PID namespace seems to be gone,
+/// too.
+fn sweep(parent: &Path, now: DateTime<Utc>) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
         let mut parts = rest.splitn(3, '-');
         let (Some(pid), Some(started)) = (parts.next(), parts.next()) else { continue };
-        if parent::still_runs(&format!("{pid}-{started}")) == Some(false) {
+        let is_gone = parent::still_runs(&format!("{pid}-{started}")) == Some(false);
+        if is_gone && cache::is_older_than_a_day(&entry.path(), now) {
             // Others' are theirs: that fails.
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -201,7 +204,7 @@ mod tests {
     #[test]
     fn a_temporary_one_is_private_and_leaves_nothing() {
         use std::os::unix::fs::PermissionsExt;
-        let file = KubeconfigFile::temporary(sample("s")).unwrap();
+        let file = KubeconfigFile::temporary(sample("s"), Utc::now()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let directory = file.path().parent().unwrap().to_owned();
         assert_eq!((mode(file.path()), mode(&directory)), (0o600, 0o700));
@@ -234,7 +237,10 @@ mod tests {
         for directory in [&dead, &other, &alive] {
             fs::create_dir(directory).unwrap();
         }
-        sweep(home.path());
+        let now = Utc::now();
+        sweep(home.path(), now);
+        assert!(dead.exists(), "it may run where we cannot see it");
+        sweep(home.path(), now + chrono::TimeDelta::hours(25));
         assert_eq!((dead.exists(), other.exists(), alive.exists()), (false, true, true));
     }
 }
