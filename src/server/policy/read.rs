@@ -246,7 +246,7 @@ impl Reader<'_> {
         let verbs = fields.required::<Vec<String>>("verbs");
         self.check_verbs(&fields, &verbs);
         let api_groups = fields.optional::<Vec<String>>("apiGroups").unwrap_or_default();
-        let resources = fields.optional::<Vec<String>>("resources").unwrap_or_default();
+        let mut resources = fields.optional::<Vec<String>>("resources").unwrap_or_default();
         let non_resource_urls = globs(fields.optional("nonResourceURLs").unwrap_or_default());
         let restricted = fields.has("namespaces") || fields.has("names");
         let mut some = |key| match fields.optional(key).map(globs) {
@@ -292,6 +292,11 @@ impl Reader<'_> {
             fields.report("nonResourceURLs", format_args!("`{path}`: a path begins with `/`"));
         }
         fields.finish();
+        if verbs.iter().any(|verb| matches!(verb.as_str(), "get" | "*")) {
+            let mut others: Vec<String> = resources.iter().flat_map(|resource| other_ways_to(resource)).collect();
+            others.retain(|other| !resources.contains(other));
+            resources.extend(others);
+        }
         ActionPattern { verbs, api_groups, resources, namespaces, names, non_resource_urls }
     }
 
@@ -439,6 +444,31 @@ fn without_authorizer(rule: &Rule) -> Vec<String> {
 }
 
 /// A rule that grants what is usual, and requires nothing yet.
+/// Subresources that show the object itself, whole: who reads or changes `pods/status` is answered with the pod. RBAC's roles
+/// `view` and `edit` give them beside the resource.
+fn other_ways_to(resource: &str) -> impl Iterator<Item = String> + use<'_> {
+    let subresources: &[&str] = match resource {
+        "pods" => &["status", "ephemeralcontainers", "resize"],
+        "namespaces" => &["status", "finalize"],
+        "certificatesigningrequests" => &["status", "approval"],
+        // What is a subresource itself, what means them all, and what has none.
+        _ if resource.contains(['/', '*']) => &[],
+        "secrets"
+        | "configmaps"
+        | "events"
+        | "endpoints"
+        | "serviceaccounts"
+        | "podtemplates"
+        | "limitranges"
+        | "roles"
+        | "rolebindings"
+        | "clusterroles"
+        | "clusterrolebindings" => &[],
+        _ => &["status"],
+    };
+    subresources.iter().map(move |subresource| format!("{resource}/{subresource}"))
+}
+
 fn usual(name: String, actions: Vec<ActionPattern>, enforcement: Enforcement) -> Rule {
     Rule {
         name,

@@ -979,6 +979,40 @@ fn the_digest_follows_what_is_matched_and_nothing_else() {
     assert_ne!(of_authorizer(delete), of_authorizer(get));
 }
 
+/// Roles that let people read pods let them read `pods/status`, which is the pod.
+#[test]
+fn whoever_may_not_read_an_object_may_not_read_it_by_another_way() {
+    let policy = |verb: &str, resource: &str| {
+        policy(&format!(
+            "guardrails: off\nrules: [{{name: a, actions: [{{verbs: [{verb}], apiGroups: [\"\", apps], resources: [{resource}], \
+             namespaces: [prod]}}]}}]"
+        ))
+    };
+    let is_protected = |policy: &Policy, asked: &str| {
+        let (extra, action) = (Extra::new(), action(asked));
+        let request =
+            Request { user: "alice", groups: &[], extra: &extra, action: &action, object: None, old_object: None };
+        matches!(policy.decide(&request), Decision::Protected { .. })
+    };
+    for (verb, resource, asked, expected) in [
+        ("get", "pods", "get pods/status -n prod a", true),
+        ("get", "pods", "patch pods/status -n prod a", true),
+        ("get", "pods", "update pods/ephemeralcontainers -n prod a", true),
+        ("'*'", "pods", "get pods/resize -n prod a", true),
+        ("get", "deployments", "get deployments.apps/status -n prod a", true),
+        ("get", "pods", "get pods/status -n dev a", false),
+        ("get", "pods", "get pods/log -n prod a", false),
+        ("get", "deployments", "get deployments.apps/scale -n prod a", false),
+        ("delete", "pods", "get pods/status -n prod a", false),
+        ("list", "pods", "get pods/status -n prod a", false),
+    ] {
+        let policy = policy(verb, resource);
+        assert_eq!(is_protected(&policy, asked), expected, "{verb} {resource}: {asked}");
+    }
+    assert_eq!(policy("get", "secrets").rules()[0].actions[0].resources, ["secrets"]);
+    assert_eq!(policy("get", "'pods', 'pods/status'").rules()[0].actions[0].resources.len(), 4);
+}
+
 #[test]
 fn thousands_of_rules_are_rendered_within_bounds() {
     let mut text = "rules:\n".to_owned();
