@@ -15,7 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -59,6 +59,7 @@ pub fn main(directory: &Path, programs: &Programs, tests: Vec<Test>) -> ExitCode
     if let Some(code) = role::play() {
         return code;
     }
+    heed_interrupts();
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TESTS_AT_A_TIME);
     let wanted = tests.iter().any(|test| is_wanted(&arguments, short_name(test.name)));
@@ -106,6 +107,13 @@ pub fn main(directory: &Path, programs: &Programs, tests: Vec<Test>) -> ExitCode
         let _ = fs::remove_dir_all(directory);
     }
     conclusion.exit_code()
+}
+
+/// Ctrl-C ends this program, also if it was started where that is ignored (in the background of a script): what is ignored,
+/// and not what is handled, is passed on to whatever is started, and tests press Ctrl-C.
+fn heed_interrupts() {
+    let always = Arc::new(AtomicBool::new(true));
+    let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, always);
 }
 
 /// Runs a test, and once more where real processes that share two busy processors may have been late. That is told at the
