@@ -60,8 +60,8 @@ pub struct Cli {
 pub enum Command {
     /// Write the profile, and put the credential plugin into the kubeconfig
     ///
-    /// Nothing else in the kubeconfig changes: comments, order and formatting stay. Run again, it changes what you name
-    /// and says so when there is nothing to change.
+    /// In the kubeconfig it writes one user entry and, with --context, makes that context use the user. Every other byte
+    /// stays: comments, order and formatting. Run again, it changes only what you name, and says so if nothing changes.
     Setup(Setup),
     /// Sign in
     Login(Login),
@@ -110,20 +110,20 @@ pub struct Target {
 const SETUP_EXAMPLES: &str = "\
 Examples:
   # A cluster with stepup-server; see what would change first
-  kubectl stepup setup --issuer https://login.example.com --client-id kubernetes \\
+  kubectl stepup setup --issuer https://idp.example.com --client-id kubernetes \\
     --server https://stepup.example.com --context prod --dry-run
 
-  # A cluster that tells strong tokens of the provider from others by itself, without stepup-server
-  kubectl stepup setup --issuer https://login.example.com --client-id kubernetes --context prod \\
+  # A cluster that recognizes strong tokens of the provider by itself, without stepup-server
+  kubectl stepup setup --issuer https://idp.example.com --client-id kubernetes --context prod \\
     --step-up-acr urn:example:mfa --protect 'delete namespaces' --protect 'get secrets -n prod'
 
   # Only sign in with OpenID Connect, without step-up
-  kubectl stepup setup --profile lab --issuer https://login.example.com --client-id kubernetes
+  kubectl stepup setup --profile lab --issuer https://idp.example.com --client-id kubernetes
 
   # Change one thing of a profile that exists
   kubectl stepup setup --flow browser
 
-  # Sign in once for each way to step up, until one works; the scope and the client are made for it at the provider
+  # Sign in once for each way to step up, until one works; scope and client were made for this at the provider
   kubectl stepup setup --step-up-scope stepup-mfa --step-up-client-id kubernetes-step-up --try";
 
 /// `setup`.
@@ -147,7 +147,7 @@ pub struct Setup {
     /// OAuth client to sign in as (needed for a new profile)
     #[arg(long, value_name = "ID")]
     pub client_id: Option<String>,
-    /// File with the client's secret, where the provider insists on one
+    /// File with the client's secret, if the provider insists on one
     #[arg(long, value_name = "FILE")]
     pub client_secret_file: Option<PathBuf>,
     /// PEM file of the CA behind the provider's certificate [default: the system's]
@@ -156,7 +156,7 @@ pub struct Setup {
     /// Scope to ask for, repeatable [default: openid offline_access profile email]
     #[arg(long, value_name = "SCOPE")]
     pub scope: Vec<String>,
-    /// URL of stepup-server; without it there is no step-up
+    /// URL of stepup-server; without it, and without --step-up-acr, there is no step-up
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
     /// PEM file of the CA behind stepup-server's certificate [default: the system's]
@@ -168,8 +168,8 @@ pub struct Setup {
     /// How to step up [default: device]
     #[arg(long, value_name = "FLOW")]
     pub step_up_flow: Option<Flow>,
-    /// Whether to look at kubectl's command line and step up before its first request, for reads and streams, which are
-    /// not repeated [default: on]
+    /// Whether to look at kubectl's command line and step up before its first request, for what is not repeated: reads and
+    /// connections, and also writes in groups mode and without stepup-server [default: on]
     #[arg(long, value_name = "WHETHER")]
     pub preflight: Option<Switch>,
     /// How the provider is told to ask for more [default: acr-values]. Forgets the settings of another method
@@ -181,10 +181,10 @@ pub struct Setup {
     /// OAuth client to step up as [default: the ordinary one]
     #[arg(long, value_name = "ID")]
     pub step_up_client_id: Option<String>,
-    /// File with that client's secret, where the provider insists on one
+    /// File with that client's secret, if the provider insists on one
     #[arg(long, value_name = "FILE")]
     pub step_up_client_secret_file: Option<PathBuf>,
-    /// Without stepup-server: an acr value that the cluster takes for a strong sign-in, repeatable
+    /// Without stepup-server: an acr value that the cluster accepts as a strong sign-in, repeatable
     #[arg(long, value_name = "VALUE", conflicts_with = "server")]
     pub step_up_acr: Vec<String>,
     /// Without stepup-server: how long ago the strong sign-in may have been [default: 5m]
@@ -193,7 +193,7 @@ pub struct Setup {
     /// Without stepup-server: how long a stronger token is used [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = seconds, conflicts_with = "server")]
     pub step_up_ttl: Option<u64>,
-    /// Without stepup-server: what to step up for beforehand, as kubectl has it, such as "delete namespaces" or "get
+    /// Without stepup-server: what to step up for beforehand, in kubectl's words, such as "delete namespaces" or "get
     /// secrets -n prod,prod-*"; repeatable
     #[arg(long, value_name = "WHAT", conflicts_with = "server")]
     pub protect: Vec<String>,
@@ -203,7 +203,7 @@ pub struct Setup {
     /// ConfigMap with such lines under the key "protected"
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "server")]
     pub digest_configmap: Option<String>,
-    /// Find out which way to step up works, by signing in: looks at what comes back, and keeps the first that will do
+    /// Find out by signing in which way to step up works: looks at what comes back, and keeps the first that works
     #[arg(long = "try", conflicts_with_all = ["dry_run", "offline"])]
     pub try_step_up: bool,
     /// Username to suggest to the provider
@@ -215,10 +215,10 @@ pub struct Setup {
     /// Name of the kubeconfig's user entry [default: the profile's name]
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Context of the kubeconfig that shall use the user
+    /// Context of the kubeconfig that will use the user; in place of the user that it has now
     #[arg(long, value_name = "CONTEXT")]
     pub context: Option<String>,
-    /// Cluster for --context, where that context is to be made
+    /// Cluster for --context, if that context is to be made
     #[arg(long, value_name = "CLUSTER", requires = "context")]
     pub cluster: Option<String>,
     /// Kubeconfig to change [default: $KUBECONFIG, else ~/.kube/config]
@@ -227,7 +227,7 @@ pub struct Setup {
     /// Version of the credential plugin protocol
     #[arg(long, value_name = "VERSION", default_value = "v1")]
     pub exec_api_version: ExecApiVersion,
-    /// Drop other credentials (certificates, tokens) that the user entry has
+    /// Remove other credentials (certificates, tokens) from the user entry
     #[arg(long)]
     pub overwrite: bool,
     /// Do not ask provider and server whether they are what they should be
@@ -266,7 +266,7 @@ pub struct Login {
     /// Only print the URL, do not open a browser
     #[arg(long)]
     pub no_browser: bool,
-    /// Sign in again, although you are
+    /// Sign in again, even if you are signed in
     #[arg(long)]
     pub force: bool,
 }
@@ -291,8 +291,8 @@ With -o json, one object (no secret is ever in it; times are RFC 3339):
                 held: whether this machine has the token, and for whom
   challenges    [{id, rule, description, actions, createdAt, deniedAt, expiresAt, coveredBy}]
 
-Exit code 3 when nobody is signed in; 0 otherwise, also when stepup-server cannot be reached (unless it is to tell the
-grants of all).";
+Exit code 3 when nobody is signed in; 0 otherwise, even if stepup-server cannot be reached (except with --all, which
+needs it).";
 
 /// `status`.
 #[derive(Debug, Args)]
@@ -338,7 +338,7 @@ The grant is for this terminal: other terminals keep their ordinary rights, unle
 #[derive(Debug, Args)]
 #[command(after_help = ELEVATE_EXAMPLES)]
 pub struct Elevate {
-    /// What for, as kubectl has it: a verb, a resource and names [default: the newest refused request]
+    /// What for, in kubectl's words: a verb, a resource and names [default: the newest refused request]
     #[arg(long = "for", value_names = ["VERB", "RESOURCE", "NAME"], num_args = 1..)]
     pub what: Vec<String>,
     /// Subresource of the resource, such as status
@@ -353,10 +353,10 @@ pub struct Elevate {
     /// The custom resource has no namespaces
     #[arg(long, requires = "what", conflicts_with_all = ["namespace", "all_namespaces"])]
     pub cluster_scoped: bool,
-    /// Why, for the audit log
+    /// The reason, for the audit log
     #[arg(long, value_name = "TEXT", env = "KUBECTL_STEPUP_REASON", hide_env_values = true)]
     pub reason: Option<String>,
-    /// How long, such as 90s or 5m; the rule's own limit is the most
+    /// How long, such as 90s or 5m; never longer than the rule allows
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub ttl: Option<u64>,
     /// For all of your processes, not only for this terminal
@@ -443,7 +443,7 @@ Exit code 0 whether the action is protected or not.";
 #[derive(Debug, Args)]
 #[command(after_help = EXPLAIN_HELP)]
 pub struct Explain {
-    /// What you would do, as kubectl has it: a verb, a resource and names
+    /// What you would do, in kubectl's words: a verb, a resource and names
     #[arg(required = true, value_names = ["VERB", "RESOURCE", "NAME"], num_args = 1..)]
     pub what: Vec<String>,
     /// Subresource of the resource, such as status
@@ -467,10 +467,11 @@ pub struct Explain {
 }
 
 const RUN_HELP: &str = "\
-The program gets a kubeconfig of its own (KUBECONFIG, KUBE_CONFIG_PATH) that leads through a proxy on this machine. What it
-asks the API server for goes there unchanged. When the cluster says that a request needs a step-up, the proxy takes you
-through it once and repeats just that request; the grant is for this run alone. Reads, watches, exec, port-forward: all
-of it works, in one command. The kubeconfig has the contexts of the same cluster and user, and no others.
+The program gets a kubeconfig of its own (KUBECONFIG, KUBE_CONFIG_PATH) that leads through a proxy on this machine. When the
+cluster says that a request needs a step-up, the proxy takes you through it once and repeats just that request; the grant
+is for this run alone. Reads, watches, exec, port-forward: all of it works, in one command. One kind of answer is changed:
+a program that asks whether it may do something (SelfSubjectAccessReview) is told yes if a step-up would help. The
+kubeconfig has the contexts of the same cluster and user, and no others.
 
 The exit code is the program's: 128 and the signal's number if a signal ended it, 127 if it is not there, 126 if it cannot
 be run.
@@ -490,7 +491,7 @@ pub struct Through {
     /// Why protected actions are needed, for rules that want a reason
     #[arg(long, value_name = "TEXT", env = "KUBECTL_STEPUP_REASON", hide_env_values = true)]
     pub reason: Option<String>,
-    /// How much of a request to keep, to repeat it after a step-up, such as 512Ki or 64Mi [default: 4Mi]
+    /// How much of a request to keep, to be able to repeat it after a step-up, such as 512Ki or 64Mi [default: 4Mi]
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "4Mi", hide_default_value = true)]
     pub replay_limit: usize,
     /// Which profile
@@ -512,10 +513,10 @@ pub struct Run {
 
 const PROXY_HELP: &str = "\
 Prints the path of a kubeconfig. Programs that use it step up as under \"kubectl stepup run\"; the prompts appear here. It ends
-with Ctrl-C, SIGTERM, or --for, and takes the kubeconfig with it.
+with Ctrl-C, SIGTERM, or --for, and removes the kubeconfig.
 
 Examples:
-  kubectl stepup proxy --context prod                     # then, elsewhere: KUBECONFIG=(what it printed) k9s
+  kubectl stepup proxy --context prod                     # then, in another window: KUBECONFIG=(what it printed) k9s
   kubectl stepup proxy --kubeconfig-out ~/.kube/stepup-prod --for 8h   # for a desktop tool";
 
 /// `proxy`.
@@ -535,9 +536,10 @@ pub struct Proxy {
 
 const DROP_EXAMPLES: &str = "\
 Examples:
-  kubectl stepup drop             # what this terminal holds
-  kubectl stepup drop gr-4tq2     # one grant, as \"kubectl stepup status\" shows it (administrators: status --all)
-  kubectl stepup drop --all       # every grant you have, everywhere";
+  kubectl stepup drop                                 # what this terminal holds
+  kubectl stepup drop gr-57pouspf5ynivgkdqzvddcdi5e   # one grant; \"kubectl stepup status\" shows the whole id
+                                                      # (administrators: status --all)
+  kubectl stepup drop --all                           # every grant you have, everywhere";
 
 /// `drop`.
 #[derive(Debug, Args)]
@@ -560,8 +562,8 @@ Examples:
   kubectl-stepup completion zsh > \"${fpath[1]}/_kubectl-stepup\"                    # zsh
   kubectl-stepup completion fish > ~/.config/fish/completions/kubectl-stepup.fish  # fish
 
-For \"kubectl stepup <TAB>\", kubectl wants a program called kubectl_complete-stepup on the PATH, beside kubectl-stepup:
-two lines of shell,
+For \"kubectl stepup <TAB>\", kubectl wants a program called kubectl_complete-stepup on the PATH, beside kubectl-stepup. It
+is packaging/completion/kubectl_complete-stepup in the source, two lines of shell:
   #!/bin/sh
   exec kubectl-stepup __complete -- \"$@\"";
 

@@ -29,7 +29,9 @@ enum Command {
         /// The configuration file.
         config: PathBuf,
     },
-    /// Check configuration, policy and every file they name, without starting. Prints every problem.
+    /// Check configuration, policy and every file they name, without starting.
+    ///
+    /// Prints every problem. While the configuration file itself has mistakes, it prints only those.
     #[command(after_help = "Example:\n  stepup-server check /etc/stepup/stepup-server.yaml")]
     Check {
         /// The configuration file.
@@ -42,7 +44,7 @@ enum Command {
     Render {
         /// The configuration file.
         config: PathBuf,
-        /// Only this part; all of them otherwise.
+        /// Only this part; by default, all of them.
         part: Option<Part>,
         /// Write each part to its own file in this directory, instead of to standard output.
         #[arg(long, value_name = "DIR", conflicts_with = "part")]
@@ -65,7 +67,7 @@ pub enum Part {
     AdmissionKubeconfig,
     /// ValidatingWebhookConfiguration: to apply.
     Admission,
-    /// What the groups that only a grant gives may do: to apply.
+    /// What those groups may do that only a grant gives: to apply.
     Rbac,
 }
 
