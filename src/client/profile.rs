@@ -51,7 +51,7 @@ pub struct Profile {
     /// Whether to open the browser, where there is one.
     #[serde(default = "yes")]
     pub open_browser: bool,
-    /// stepup-server; without it this is a plain OpenID Connect plugin.
+    /// stepup-server; without it, and without the next one, this is a plain OpenID Connect plugin.
     #[serde(default)]
     pub server: Option<ServerSettings>,
     /// Step-up without stepup-server: the token of a stronger sign-in opens more by itself.

@@ -21,12 +21,13 @@ const MOST_PATTERNS: usize = 5000;
 pub fn of(app: &App, asker: &Identity, now: DateTime<Utc>) -> Digest {
     let policy = app.policy();
     let can_step_up = app.can_step_up(&asker.user, &asker.groups);
+    let digests = policy.matching().digests();
     Digest {
         iss: app.config.public_url.clone(),
         sub: asker.user.clone(),
         iat: now.timestamp(),
         exp: (now + LIFE).timestamp(),
-        policy: policy.match_digest(),
+        policy: [&digests.authorization[..], &digests.admission].concat(),
         denials_are_final: app.config.mode == Mode::Groups,
         protected: if can_step_up { protected(&policy, &asker.user, &asker.groups) } else { Vec::new() },
     }

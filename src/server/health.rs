@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::app::App;
+use super::policy::matching::Digests;
 use super::provider::NOTABLE_SKEW;
 
 /// How long a report stands. Everybody may ask, and each probe of store and audit log is a write.
@@ -66,7 +67,7 @@ struct Part {
 struct PolicyPart {
     ok: bool,
     rules: usize,
-    match_digest: String,
+    match_digests: Digests,
     /// Why the file as it is now is not in force; an older version is.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -147,7 +148,7 @@ impl Health {
             policy: PolicyPart {
                 ok: policy_error.is_none(),
                 rules: policy.rules().len(),
-                match_digest: policy.match_digest(),
+                match_digests: policy.matching().digests().clone(),
                 error: policy_error,
             },
             signing_keys: KeysPart { ok: keys_error.is_none(), current, published, error: keys_error },

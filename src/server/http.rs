@@ -231,9 +231,10 @@ fn check_kind(version: &str, kind: &str, wanted_version: &str, wanted_kind: &str
 /// path, because the API server takes no query in a webhook's address.
 fn note_stale_rules(shared: &Shared, path: &str, now: DateTime<Utc>) {
     let policy = shared.app.policy();
+    let current = policy.matching().digests();
     let is_stale = match (path.strip_prefix("/authorize/"), path.strip_prefix("/admit/")) {
-        (Some(digest), _) => digest != policy.matching().authorization_digest(),
-        (_, Some(digest)) => digest != policy.matching().admission_digest(),
+        (Some(digest), _) => digest != current.authorization,
+        (_, Some(digest)) => digest != current.admission,
         (None, None) => false,
     };
     if !is_stale {
@@ -705,7 +706,8 @@ mod tests {
     async fn webhook_rules_of_another_policy_are_counted() {
         let world = World::new().await;
         let report: Value = world.client(None).get(world.url("/readyz")).send().await.unwrap().json().await.unwrap();
-        let (authorization, admission) = report["policy"]["matchDigest"].as_str().unwrap().split_at(16);
+        let digests = &report["policy"]["matchDigests"];
+        let [authorization, admission] = ["authorization", "admission"].map(|which| digests[which].as_str().unwrap());
         let review = access_review("alice", "get", "dev");
         for path in [
             "/authorize".to_owned(),

@@ -380,12 +380,6 @@ impl Policy {
         &self.digest
     }
 
-    /// Digest, in hex, of all match rules that `render` derives from this policy: of the authorizer's, then of admission's.
-    /// Each is the last part of its webhook's address, so that a stale rendering is noticed.
-    pub fn match_digest(&self) -> String {
-        [self.matching.authorization_digest(), self.matching.admission_digest()].concat()
-    }
-
     /// The longest life of a grant of any rule.
     pub fn longest_ttl(&self) -> Duration {
         self.rules.iter().map(|rule| rule.ttl).max().unwrap_or_default()

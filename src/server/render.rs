@@ -251,7 +251,7 @@ contexts:
     user: kube-apiserver
 current-context: stepup
 ",
-            server = quoted(&self.url("authorize", self.policy.matching().authorization_digest())),
+            server = quoted(&self.url("authorize", &self.policy.matching().digests().authorization)),
             ca = base64(&self.ca),
             certificate = quoted(&client.certificate.display().to_string()),
             key = quoted(&client.key.display().to_string()),
@@ -341,7 +341,7 @@ metadata:
             &mut text,
             format_args!(
                 "    url: {}\n    caBundle: {}",
-                quoted(&self.url("admit", self.policy.matching().admission_digest())),
+                quoted(&self.url("admit", &self.policy.matching().digests().admission)),
                 base64(&self.ca)
             ),
         );

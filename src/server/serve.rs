@@ -23,6 +23,7 @@ use super::listen::{self, Tls, TlsError};
 use super::log::{self, BadLevel};
 use super::metrics::Metrics;
 use super::mint::{KeyError, Signer};
+use super::policy::matching::Digests;
 use super::policy::{self, Policy, PolicyError};
 use super::store::{Sqlite, Store, StoreError, Transaction};
 
@@ -176,10 +177,13 @@ async fn record_policy(app: &App, now: DateTime<Utc>) -> Result<(), StoreError> 
 
 /// What the audit log says of a policy that is put in force.
 fn loaded_policy(policy: &Policy, now: DateTime<Utc>) -> Record {
-    let (rules, matches, digest) = (policy.rules().len(), policy.match_digest(), policy.digest());
+    let (rules, digest) = (policy.rules().len(), policy.digest());
+    let Digests { authorization, admission } = policy.matching().digests();
     Record {
         code: Some("policy_loaded".to_owned()),
-        message: Some(format!("{rules} rules, match digest {matches}, sha256 of the file {digest}")),
+        message: Some(format!(
+            "{rules} rules, match digests {authorization} and {admission}, sha256 of the file {digest}"
+        )),
         ..Record::new(Event::PolicyChange, now)
     }
 }
@@ -273,7 +277,7 @@ async fn reload_policy(app: &Arc<App>, health: &Health, path: &Path, now: DateTi
     app.metrics.policy_reloaded(loaded.is_ok());
     match loaded {
         Ok(policy) => {
-            let stale = policy.match_digest() != app.policy().match_digest();
+            let stale = policy.matching().digests() != app.policy().matching().digests();
             tracing::info!(rules = policy.rules().len(), "a new policy is in force");
             for warning in policy.warnings() {
                 tracing::warn!(warning, "policy");

@@ -1,12 +1,12 @@
 //! `kubectl stepup run -- CMD` and `kubectl stepup proxy`: programs that repeat nothing themselves, in one command.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::process::{Signal, await_that};
@@ -467,6 +467,11 @@ fn signals_are_passed_on_and_nothing_is_left(lab: &Lab) -> Result<()> {
     signal(&child, Signal::KILL)?;
     child.wait()?;
     let left = only_entry(&temporary)?;
+    // Not at once: a run in another container seems to be gone, too.
+    let (mut child, _) = start(&bob, "true")?;
+    child.wait()?;
+    ensure!(left.exists());
+    File::open(&left)?.set_modified(SystemTime::now() - Duration::from_hours(25))?;
     let (mut child, _) = start(&bob, "true")?;
     child.wait()?;
     ensure!(!left.exists(), "{} is still there", left.display());
@@ -616,15 +621,15 @@ fn a_foreign_context_gets_no_token(lab: &Lab) -> Result<()> {
     let alice = lab.someone_like("alice")?;
     let admin = lab.admin_kubeconfig();
     // A variable that names a profile says nothing about this API server; who names it in this very command does.
-    for variable in ["", "KUBECTL_STEPUP_PROFILE=default "] {
+    let named = format!("KUBECTL_STEPUP_PROFILE={} ", alice.name());
+    for variable in ["", &named] {
         let refused =
             alice.script(&format!("{variable}kubectl stepup run --kubeconfig {} -- true", admin.display()))?;
         ensure!(refused.status.code() == Some(2), "{refused:?}");
         refused.failed_with("does not sign in with kubectl-stepup")?;
     }
-    alice
-        .script(&format!("kubectl stepup run --profile default --kubeconfig {} -- true", admin.display()))?
-        .succeeded()?;
+    let said = format!("kubectl stepup run --profile {} --kubeconfig {} -- true", alice.name(), admin.display());
+    alice.script(&said)?.succeeded()?;
     let misspelt = alice.script("KUBECTL_STEPUP_PROFILE='my profile' kubectl stepup status")?;
     ensure!(misspelt.status.code() == Some(2), "{misspelt:?}");
     misspelt.failed_with("KUBECTL_STEPUP_PROFILE=\"my profile\": a profile name is")?;

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{EVERYBODY, Enforcement, MASTERS, Rule, SYSTEM, Subjects};
@@ -21,8 +22,18 @@ use crate::action::{
 pub struct Matching {
     enforced: Matched,
     recorded: Matched,
-    authorization_digest: String,
-    admission_digest: String,
+    digests: Digests,
+}
+
+/// Digests of what each webhook is asked about, in hex: the last part of its rendered address, so that a stale rendering is
+/// noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Digests {
+    /// Changes whenever the authorizer's expressions do, and only then: the API server takes a new webhook address up when
+    /// it takes up new expressions.
+    pub authorization: String,
+    /// Changes whenever what admission is to ask about does.
+    pub admission: String,
 }
 
 /// What to ask about for some of the rules.
@@ -67,10 +78,11 @@ impl Matching {
             (recorded, _) = Matched::of(&[], false);
         }
         let both = [&enforced, &recorded];
-        let authorization_digest = digest(both.map(|matched| matched.authorization.clone()));
-        let admission_digest =
-            digest(both.map(|matched| format!("{}\n{:?}", matched.admission, matched.admission_rules)));
-        Self { enforced, recorded, authorization_digest, admission_digest }
+        let digests = Digests {
+            authorization: digest(both.map(|matched| matched.authorization.clone())),
+            admission: digest(both.map(|matched| format!("{}\n{:?}", matched.admission, matched.admission_rules))),
+        };
+        Self { enforced, recorded, digests }
     }
 
     /// For the rules that ask.
@@ -84,15 +96,9 @@ impl Matching {
         &self.recorded
     }
 
-    /// Changes whenever the authorizer's expressions do, and only then: the API server takes a new webhook address up when
-    /// it takes up new expressions.
-    pub fn authorization_digest(&self) -> &str {
-        &self.authorization_digest
-    }
-
-    /// Changes whenever what admission is to ask about does.
-    pub fn admission_digest(&self) -> &str {
-        &self.admission_digest
+    /// What tells one rendering from another.
+    pub fn digests(&self) -> &Digests {
+        &self.digests
     }
 }
 

@@ -443,7 +443,6 @@ fn without_authorizer(rule: &Rule) -> Vec<String> {
     warnings
 }
 
-/// A rule that grants what is usual, and requires nothing yet.
 /// Subresources that show the object itself, whole: who reads or changes `pods/status` is answered with the pod. RBAC's roles
 /// `view` and `edit` give them beside the resource.
 fn other_ways_to(resource: &str) -> impl Iterator<Item = String> + use<'_> {
@@ -469,6 +468,7 @@ fn other_ways_to(resource: &str) -> impl Iterator<Item = String> + use<'_> {
     subresources.iter().map(move |subresource| format!("{resource}/{subresource}"))
 }
 
+/// A rule that grants what is usual, and requires nothing yet.
 fn usual(name: String, actions: Vec<ActionPattern>, enforcement: Enforcement) -> Rule {
     Rule {
         name,

@@ -162,8 +162,9 @@ fn minor_of_kubectl(client: &str) -> Option<u32> {
 const BEGINNING: &str = "\
 # Compatibility
 
-What it takes until a client has done something that is protected. `make test` finds it out anew, each cell on a real API
-server (Kubernetes 1.37); `make matrix` writes it down here.
+What it takes until a client has done something that is protected. `make test` tries it again on a real API server
+(Kubernetes 1.37), with every client that is on the machine; rows of other kubectls stay as they were found. `make matrix`
+writes it down here.
 
 - **one**: one command. It is run as it is, and asks once.
 - **two**: two commands. It is refused; after `kubectl stepup elevate` in the same terminal, which asks once, it goes through.
