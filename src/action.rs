@@ -289,6 +289,18 @@ impl Action {
         self.group.is_empty() && self.resource == "namespaces"
     }
 
+    /// Whether this is about one object and does not say which. Requests do say it; what asks so beforehand
+    /// (`kubectl auth can-i get secrets`, or a person who does not know yet) means any object of the kind.
+    pub fn lacks_name(&self) -> bool {
+        let is_about_one = match self.verb.as_str() {
+            "get" | "update" | "patch" | "delete" | "connect" => true,
+            // The name of what is created the server may make up; below an object it is the object's.
+            "create" => self.subresource.is_some(),
+            _ => false,
+        };
+        is_about_one && self.path.is_none() && self.name.is_none()
+    }
+
     fn is_collection(&self) -> bool {
         self.name.is_none() && COLLECTION.contains(&self.verb.as_str())
     }
@@ -332,7 +344,7 @@ pub struct ActionPattern {
     /// Plural resources, `resource/subresource`, `resource/*`, `*/subresource`, `*` (every resource and subresource).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<String>,
-    /// Namespaces; default every one, and cluster-scoped objects.
+    /// Namespaces; default every one, and cluster-scoped objects. `""` is cluster-scoped objects alone.
     #[serde(default = "any", skip_serializing_if = "is_any")]
     pub namespaces: Vec<String>,
     /// Object names; default every one.
@@ -341,6 +353,11 @@ pub struct ActionPattern {
     /// Paths of non-resource requests, such as `/metrics` or `/debug/*`.
     #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
     pub non_resource_urls: Vec<String>,
+}
+
+/// What of a namespace or of a name there is none, as the API server puts it, and nothing else. In a grant only.
+fn none() -> Vec<String> {
+    vec![String::new()]
 }
 
 /// `["*"]`.
@@ -355,14 +372,21 @@ fn is_any(globs: &Vec<String>) -> bool {
 
 impl ActionPattern {
     /// The pattern that permits just `action`: same verb, same object. A collection is permitted as that collection,
-    /// and not object by object.
+    /// and not object by object. What is in no namespace is that, and no object of the same name in a namespace; and what
+    /// [names no object](Action::lacks_name) is no request for any object.
     pub fn exactly(action: &Action) -> Self {
+        let is_everywhere = action.path.is_some() || COLLECTION.contains(&action.verb.as_str());
         Self {
             verbs: vec![action.verb.clone()],
             api_groups: if action.path.is_some() { vec![] } else { vec![action.group.clone()] },
             resources: if action.path.is_some() { vec![] } else { vec![action.full_resource()] },
-            namespaces: action.namespace.as_deref().map_or_else(any, |namespace| vec![literal(namespace)]),
+            namespaces: match action.namespace.as_deref() {
+                Some(namespace) => vec![literal(namespace)],
+                None if is_everywhere => any(),
+                None => none(),
+            },
             names: match (action.name.as_deref(), action.signer_domain()) {
+                (None, _) if action.lacks_name() => none(),
                 (None, _) => any(),
                 // Whoever may do it for a domain may do it for each of its signers.
                 (Some(domain), Some(name)) if !name.contains(['*', '?', '=']) => vec![domain.to_owned()],
@@ -411,7 +435,7 @@ impl ActionPattern {
         }
         let covers = |globs: &Vec<String>, part: &Option<String>| match part {
             Some(part) => globs_match(globs, part),
-            None => is_any(globs),
+            None => is_any(globs) || globs.iter().any(String::is_empty),
         };
         self.matches_resource(action)
             && covers(&self.namespaces, &action.namespace)
@@ -857,6 +881,34 @@ mod tests {
         assert!(!grant.permits(&action("list", "secrets", Some("prod"), None)));
         assert!(!grant.permits(&action("list", "secrets", None, None)));
         assert!(!grant.permits(&action("delete", "secrets", Some("prod"), Some("db"))));
+    }
+
+    #[test]
+    fn a_grant_for_what_names_no_object_or_namespace_permits_no_other() {
+        for verb in ["get", "update", "patch", "delete"] {
+            let nameless = action(verb, "secrets", Some("prod"), None);
+            let grant = ActionPattern::exactly(&nameless);
+            assert!(grant.permits(&nameless), "{verb}: \"kubectl auth can-i\" asks so");
+            assert!(!grant.permits(&action(verb, "secrets", Some("prod"), Some("db"))), "{verb}");
+            let placeless = ActionPattern::exactly(&action(verb, "secrets", None, Some("db")));
+            assert!(placeless.permits(&action(verb, "secrets", None, Some("db"))), "{verb}");
+            assert!(!placeless.permits(&action(verb, "secrets", Some("prod"), Some("db"))), "{verb}");
+            let kind = ActionPattern::of_kind(&action(verb, "secrets", None, Some("db")));
+            assert!(!kind.permits(&action(verb, "secrets", Some("prod"), Some("db"))), "{verb}");
+        }
+        for sub in ["pods/exec", "pods/eviction"] {
+            let grant = ActionPattern::exactly(&action("create", sub, Some("prod"), None));
+            assert!(!grant.permits(&action("create", sub, Some("prod"), Some("api-0"))), "{sub}");
+        }
+        // What has no name, or a name that is not known beforehand.
+        for (verb, resource) in
+            [("create", "pods"), ("deletecollection", "pods"), ("list", "pods"), ("approve", "signers")]
+        {
+            let grant = ActionPattern::exactly(&action(verb, resource, Some("prod"), None));
+            assert!(grant.permits(&action(verb, resource, Some("prod"), Some("a"))), "{verb} {resource}");
+        }
+        let everywhere = ActionPattern::exactly(&action("list", "secrets", None, None));
+        assert!(everywhere.permits(&action("list", "secrets", Some("prod"), None)));
     }
 
     #[test]

@@ -481,6 +481,12 @@ pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Fore
                     requirement.covers.join("; ")
                 )));
             }
+            Decision::Protected { requirement, .. } if requirement.lacks_name(&action) => {
+                return Err(Failure::bad_request(format!(
+                    "{action} names no object, and a grant of rule {} is for one: say which",
+                    requirement.rules.join(", ")
+                )));
+            }
             Decision::Protected { requirement, .. } => {
                 // Limited uses are counted for each action apart, or three uses for three objects could be spent on one.
                 let known = |(known, _): &&mut (Requirement, Vec<Action>)| {

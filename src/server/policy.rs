@@ -131,6 +131,11 @@ impl Requirement {
         self.permits.iter().any(|pattern| pattern.permits(action))
     }
 
+    /// Whether its grant would open no request: it is for one object, and `action` does not say which.
+    pub fn lacks_name(&self, action: &Action) -> bool {
+        action.lacks_name() && self.permits == [ActionPattern::exactly(action)]
+    }
+
     /// Values of `acr` that satisfy it when `provider` says them, most wanted first.
     pub fn acr_values_for(&self, provider: &str) -> &[String] {
         self.acr_by_provider.get(provider).map_or(&[], Vec::as_slice)
@@ -478,7 +483,8 @@ fn describe(rules: &[&Rule]) -> String {
 fn in_words(pattern: &ActionPattern) -> String {
     let list = |globs: &[String]| globs.join(",").replace('=', "");
     let part = |before: &str, globs: &[String]| {
-        if globs.iter().any(|glob| glob == "*") { String::new() } else { format!("{before}{}", list(globs)) }
+        let is_said = globs.iter().all(|glob| glob != "*" && !glob.is_empty());
+        if is_said { format!("{before}{}", list(globs)) } else { String::new() }
     };
     let verbs = list(&pattern.verbs);
     if !pattern.non_resource_urls.is_empty() {

@@ -1014,6 +1014,46 @@ async fn actions_may_be_named_in_the_exchange_itself() {
 }
 
 #[tokio::test]
+async fn what_names_no_object_opens_none() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let exec = |name: Option<&str>| Action {
+        subresource: Some("exec".into()),
+        namespace: Some("pay".into()),
+        name: name.map(Into::into),
+        ..Action::new("connect", "", "pods")
+    };
+    let ask = async |action: Action| {
+        let request = ChallengeRequest { actions: vec![action] };
+        challenge::request(&server.app, &alice, request, &source(), now).await
+    };
+    // Neither beforehand nor in the exchange: a grant of the rule is for one object.
+    let refused = ask(exec(None)).await.unwrap_err();
+    assert_eq!(refused.status(), 400);
+    assert!(refused.to_string().contains("names no object"), "{refused}");
+    let details = json!([{"type": "kubectl-stepup.io/action", "verb": "connect", "resource": "pods", "subresource": "exec",
+        "namespace": "pay"}]);
+    let request = TokenRequest {
+        challenge: None,
+        authorization_details: Some(details.to_string()),
+        ..for_challenge(server.id_token("alice", "urn:mfa", now, now), "")
+    };
+    assert_eq!(error_of(server.exchange(request, now).await), "invalid_request");
+    assert_eq!(ask(exec(Some("api-0"))).await.unwrap().challenges.len(), 1);
+    // Where a step-up is for a kind of objects, it need not be known which it will be.
+    let secrets = Action { namespace: Some("prod".into()), ..Action::new("get", "", "secrets") };
+    assert_eq!(ask(secrets).await.unwrap().challenges[0].grant.covers, ["get,list,watch secrets -n prod"]);
+
+    // "kubectl auth can-i get secrets -n vault" raises a challenge, too, and its grant answers that question alone.
+    server.authorize(&access("get", "secrets", "vault", "", "alice", "base"), now).await;
+    let all = server.pending(&alice, now).await.challenges;
+    let asked = all.iter().find(|challenge| challenge.rule == "vault").unwrap();
+    let grant = server.step_up("alice", &asked.id, now).await.unwrap().grant;
+    let read = server.authorize(&access("get", "secrets", "vault", "db", "alice", &grant.id), now).await;
+    assert_eq!(read["denied"], true, "a grant for no object in particular opened one");
+}
+
+#[tokio::test]
 async fn one_user_cannot_crowd_the_store() {
     let server = Server::start_with(|config| config.limits.pending_challenges_per_user = 3).await;
     let (alice, now) = (asker("alice", Some("base")), start());

@@ -80,6 +80,19 @@ fn where_rbac_alone_enforces_writes_are_asked_for_beforehand_too() {
     assert_eq!(home.server.exchanges().len(), 1);
 }
 
+/// Which pod `deploy/web` leads to is not known before, and the cluster's answer then says what to type.
+#[test]
+fn a_question_that_is_refused_is_told_and_costs_no_token() {
+    let home = builder().build();
+    home.server.want_names();
+    let run = &home.kubectl("exec deploy/web -n prod -- ls", 1)[0];
+    assert_eq!(run.token(), home.base_token, "{}", run.stderr);
+    assert!(run.stderr.contains("names no object"), "{}", run.stderr);
+    assert_eq!(home.provider.device_requests().len(), 0);
+    // It was an answer: the server is there, and is asked the next time.
+    assert_eq!(home.kubectl("exec web-1 -n prod -- ls", 1)[0].token(), "elevated-1");
+}
+
 #[test]
 fn completion_plugins_aliases_and_whoami_never_prompt() {
     let home = builder().build();

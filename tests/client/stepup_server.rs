@@ -20,6 +20,7 @@ struct State {
     asked: Vec<Value>,
     forgets: bool,
     protects_nothing: bool,
+    wants_names: bool,
     digests: usize,
     /// Challenges for what somebody is about to do, by resource.
     protected: HashMap<String, Value>,
@@ -143,6 +144,11 @@ impl StepupServer {
         self.state.lock().unwrap().protects_nothing = true;
     }
 
+    /// Its grants are for one object, and who asks has to say which.
+    pub fn want_names(&self) {
+        self.state.lock().unwrap().wants_names = true;
+    }
+
     /// What it was asked about beforehand.
     pub fn asked(&self) -> Vec<Value> {
         self.state.lock().unwrap().asked.clone()
@@ -209,6 +215,11 @@ fn answer(request: &Request, state: &mut State) -> Response {
         ("POST", ["v1", "challenges"]) => {
             let actions = request.json()["actions"].clone();
             state.asked.push(actions.clone());
+            if state.wants_names && actions[0]["name"].is_null() {
+                let problem =
+                    "connect pods/exec -n prod names no object, and a grant of rule exec is for one: say which";
+                return Response::json(400, &json!({"error": "invalid_request", "error_description": problem}));
+            }
             let (mut challenges, mut unprotected) = (Vec::new(), Vec::new());
             if let Some(known) = state.protected.get(actions[0]["resource"].as_str().unwrap_or_default()) {
                 let mut challenge = known.clone();
