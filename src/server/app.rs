@@ -94,23 +94,21 @@ impl App {
     /// Makes records durable that go with no change of the store.
     pub async fn record(&self, records: Vec<Record>) -> Result<(), Unavailable> {
         self.store.remember(&records);
-        self.log(records).await
-    }
-
-    async fn log(&self, records: Vec<Record>) -> Result<(), Unavailable> {
         for record in &records {
             self.metrics.observe(record);
         }
-        if !self.overdue().is_empty() {
-            self.catch_up().await?;
-        }
-        self.write(records).await
+        self.write_overdue().await?;
+        self.written(self.audit.write(records).await)
+    }
+
+    async fn write_overdue(&self) -> Result<(), Unavailable> {
+        if self.overdue().is_empty() { Ok(()) } else { self.catch_up().await }
     }
 
     /// Writes what is overdue, if anything is, and makes sure that the audit log can be written.
     pub async fn catch_up(&self) -> Result<(), Unavailable> {
         let overdue = std::mem::take(&mut *self.overdue());
-        if let Err(unavailable) = self.write(overdue.clone()).await {
+        if let Err(unavailable) = self.written(self.audit.write_until_done(overdue.clone()).await) {
             self.overdue().splice(0..0, overdue);
             return Err(unavailable);
         }
@@ -120,8 +118,8 @@ impl App {
         Ok(())
     }
 
-    async fn write(&self, records: Vec<Record>) -> Result<(), Unavailable> {
-        Ok(self.audit.write(records).await.inspect_err(|_| self.metrics.audit_failed())?)
+    fn written(&self, outcome: Result<(), AuditError>) -> Result<(), Unavailable> {
+        Ok(outcome.inspect_err(|_| self.metrics.audit_failed())?)
     }
 
     fn overdue(&self) -> MutexGuard<'_, Vec<Record>> {
@@ -136,7 +134,14 @@ impl App {
         if self.store.commit(transaction).await? == Committed::Conflict {
             return Ok(Committed::Conflict);
         }
-        if let Err(unavailable) = self.log(records.clone()).await {
+        for record in &records {
+            self.metrics.observe(record);
+        }
+        let logged = match self.write_overdue().await {
+            Ok(()) => self.written(self.audit.write_until_done(records.clone()).await),
+            still_down => still_down,
+        };
+        if let Err(unavailable) = logged {
             let mut overdue = self.overdue();
             let room = MOST_OVERDUE.saturating_sub(overdue.len());
             overdue.extend(records.into_iter().take(room));

@@ -201,6 +201,8 @@ pub struct Audit {
 
 struct Job {
     records: Vec<Record>,
+    /// Whether they come again until they are durable everywhere.
+    until_done: bool,
     reply: oneshot::Sender<Result<(), AuditError>>,
 }
 
@@ -229,9 +231,23 @@ impl Audit {
     ///
     /// A sink could not be written: whatever the records tell of must not go ahead.
     pub async fn write(&self, records: Vec<Record>) -> Result<(), AuditError> {
+        self.send(records, false).await
+    }
+
+    /// The same for records that the caller brings again until they are durable everywhere: a sink that has them already
+    /// gets them once.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::write`].
+    pub async fn write_until_done(&self, records: Vec<Record>) -> Result<(), AuditError> {
+        self.send(records, true).await
+    }
+
+    async fn send(&self, records: Vec<Record>, until_done: bool) -> Result<(), AuditError> {
         let gone = || AuditError("its writer has stopped".to_owned());
         let (reply, answer) = oneshot::channel();
-        self.writer.send(Job { records, reply }).map_err(|_| gone())?;
+        self.writer.send(Job { records, until_done, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -239,14 +255,17 @@ impl Audit {
 fn write_all(sinks: &mut [OpenSink], jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
-        let mut lines = Vec::new();
-        for record in batch.iter().flat_map(|job| &job.records) {
-            serialize_line(record, &mut lines);
-        }
         let mut result = Ok(());
         for sink in &mut *sinks {
             // Every sink gets its try, so that one full disk does not empty the other log.
-            result = result.and(sink.append(&lines));
+            result = result.and(sink.write(&batch));
+        }
+        if result.is_ok() {
+            for sink in &mut *sinks {
+                for record in batch.iter().flat_map(|job| &job.records) {
+                    sink.ahead.remove(&record.id);
+                }
+            }
         }
         for job in batch {
             let _ = job.reply.send(result.as_ref().map(|&()| ()).map_err(|error| AuditError(error.0.clone())));
@@ -259,26 +278,33 @@ fn serialize_line(record: &Record, lines: &mut Vec<u8>) {
     lines.push(b'\n');
 }
 
-enum OpenSink {
+struct OpenSink {
+    place: Place,
+    /// Records that are durable here, not everywhere, and will come again.
+    ahead: HashSet<String>,
+}
+
+enum Place {
     File { path: PathBuf, file: File },
     Stdout,
 }
 
 impl OpenSink {
     fn open(sink: &Sink) -> Result<Self, AuditError> {
-        match sink {
-            Sink::Stdout => Ok(Self::Stdout),
+        let place = match sink {
+            Sink::Stdout => Place::Stdout,
             Sink::File { path } => {
                 let file = open_log(path).map_err(|error| unavailable(path, &error))?;
-                Ok(Self::File { path: path.clone(), file })
+                Place::File { path: path.clone(), file }
             }
-        }
+        };
+        Ok(Self { place, ahead: HashSet::new() })
     }
 
     /// Completes a log that a crash cut short: ends a torn last line, and appends the records that did not make it.
     fn recover(&mut self, unacknowledged: &[Record]) -> Result<(), AuditError> {
         let mut missing: Vec<&Record> = unacknowledged.iter().collect();
-        if let Self::File { path, file } = self {
+        if let Place::File { path, file } = &mut self.place {
             let tail = read_tail(file).map_err(|error| unavailable(path, &error))?;
             if tail.last().is_some_and(|&byte| byte != b'\n') {
                 file.write_all(b"\n").map_err(|error| unavailable(path, &error))?;
@@ -298,16 +324,28 @@ impl OpenSink {
         if lines.is_empty() { Ok(()) } else { self.append(&lines) }
     }
 
+    /// Appends what of a batch is not here yet.
+    fn write(&mut self, batch: &[Job]) -> Result<(), AuditError> {
+        let mut lines = Vec::new();
+        for record in batch.iter().flat_map(|job| &job.records).filter(|record| !self.ahead.contains(&record.id)) {
+            serialize_line(record, &mut lines);
+        }
+        self.append(&lines)?;
+        let come_again = batch.iter().filter(|job| job.until_done).flat_map(|job| &job.records);
+        self.ahead.extend(come_again.map(|record| record.id.clone()));
+        Ok(())
+    }
+
     fn append(&mut self, lines: &[u8]) -> Result<(), AuditError> {
-        match self {
-            Self::Stdout => {
+        match &mut self.place {
+            Place::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout
                     .write_all(lines)
                     .and_then(|()| stdout.flush())
                     .map_err(|error| AuditError(format!("standard output: {error}")))
             }
-            Self::File { path, file } => append_durably(path, file, lines).map_err(|error| unavailable(path, &error)),
+            Place::File { path, file } => append_durably(path, file, lines).map_err(|error| unavailable(path, &error)),
         }
     }
 }
@@ -486,6 +524,37 @@ mod tests {
         assert!(Audit::open(&[Sink::File { path: "/dev/full".into() }], &[record("a")]).is_err());
         let audit = Audit::open(&[Sink::File { path: "/dev/full".into() }], &[]).unwrap();
         assert!(audit.write(vec![record("a")]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_comes_again_because_one_log_failed_is_in_the_other_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |place: &str| dir.path().join(place).join("audit.jsonl");
+        let sinks = ["a", "b"].map(|place| {
+            fs::create_dir(dir.path().join(place)).unwrap();
+            Sink::File { path: at(place) }
+        });
+        let audit = Audit::open(&sinks, &[]).unwrap();
+        let [first, second, dropped] = ["first", "second", "dropped"].map(record);
+        for failing in ["b", "a"] {
+            let (place, away) = (dir.path().join(failing), dir.path().join("away"));
+            fs::rename(&place, &away).unwrap();
+            for again in [vec![first.clone()], vec![first.clone(), second.clone()], vec![]] {
+                assert!(audit.write_until_done(again).await.is_err());
+            }
+            assert!(audit.write(vec![dropped.clone()]).await.is_err());
+            fs::rename(&away, &place).unwrap();
+            audit.write_until_done(vec![first.clone(), second.clone()]).await.unwrap();
+            let working = at(if failing == "a" { "b" } else { "a" });
+            assert_eq!(users(&working), ["first", "second", "dropped"], "{failing} failed");
+            assert_eq!(users(&at(failing)), ["first", "second"], "{failing} failed");
+            for place in ["a", "b"] {
+                fs::write(at(place), "").unwrap();
+            }
+        }
+        // A record of what is over and done with is nothing to look out for any more.
+        audit.write(vec![first]).await.unwrap();
+        assert_eq!((users(&at("a")), users(&at("b"))), (vec!["first".to_owned()], vec!["first".to_owned()]));
     }
 
     #[cfg(unix)]

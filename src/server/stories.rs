@@ -877,6 +877,31 @@ async fn what_could_not_be_recorded_is_recorded_once_it_can_be() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_be_written_does_not_fill_the_other() {
+    let server = Server::start_with(|config| {
+        let [Sink::File { path }] = &config.audit.sinks[..] else { panic!("one file") };
+        let path = path.with_file_name("second").join("audit.jsonl");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        config.audit.sinks.push(Sink::File { path });
+    })
+    .await;
+    let (second, away) = (server.dir.path().join("second"), server.dir.path().join("away"));
+    let uids = |records: Vec<Record>| records.into_iter().filter_map(|record| record.uid).collect::<Vec<_>>();
+    std::fs::rename(&second, &away).unwrap();
+    for uid in ["1", "2", "3"] {
+        assert_eq!(code(&server.admit(&delete_namespace(uid, "prod", "alice", "base"), start()).await), 503, "{uid}");
+        // As everybody may ask for: whether the server is ready.
+        assert!(server.app.catch_up().await.is_err());
+    }
+    assert_eq!(uids(server.audit()), ["1", "2", "3"]);
+    std::fs::rename(&away, &second).unwrap();
+    server.app.catch_up().await.unwrap();
+    for log in [server.audit(), records(&second.join("audit.jsonl"))] {
+        assert_eq!(uids(log), ["1", "2", "3"]);
+    }
+}
+
+#[tokio::test]
 async fn the_provider_being_down_stops_step_ups_alone() {
     let server = Server::start().await;
     let now = start();
