@@ -94,11 +94,9 @@ impl App {
     /// Makes records durable that go with no change of the store.
     pub async fn record(&self, records: Vec<Record>) -> Result<(), Unavailable> {
         self.store.remember(&records);
-        for record in &records {
-            self.metrics.observe(record);
-        }
         self.write_overdue().await?;
-        self.written(self.audit.write(records).await)
+        let outcome = self.audit.write(records.clone()).await;
+        self.written(outcome, &records)
     }
 
     async fn write_overdue(&self) -> Result<(), Unavailable> {
@@ -108,7 +106,7 @@ impl App {
     /// Writes what is overdue, if anything is, and makes sure that the audit log can be written.
     pub async fn catch_up(&self) -> Result<(), Unavailable> {
         let overdue = std::mem::take(&mut *self.overdue());
-        if let Err(unavailable) = self.written(self.audit.write_until_done(overdue.clone()).await) {
+        if let Err(unavailable) = self.write_until_done(&overdue).await {
             self.overdue().splice(0..0, overdue);
             return Err(unavailable);
         }
@@ -118,8 +116,18 @@ impl App {
         Ok(())
     }
 
-    fn written(&self, outcome: Result<(), AuditError>) -> Result<(), Unavailable> {
-        Ok(outcome.inspect_err(|_| self.metrics.audit_failed())?)
+    async fn write_until_done(&self, records: &[Record]) -> Result<(), Unavailable> {
+        let outcome = self.audit.write_until_done(records.to_vec()).await;
+        self.written(outcome, records)
+    }
+
+    /// Counts what is durable by now, or that nothing is.
+    fn written(&self, outcome: Result<(), AuditError>, records: &[Record]) -> Result<(), Unavailable> {
+        outcome.inspect_err(|_| self.metrics.audit_failed())?;
+        for record in records {
+            self.metrics.observe(record);
+        }
+        Ok(())
     }
 
     fn overdue(&self) -> MutexGuard<'_, Vec<Record>> {
@@ -134,11 +142,8 @@ impl App {
         if self.store.commit(transaction).await? == Committed::Conflict {
             return Ok(Committed::Conflict);
         }
-        for record in &records {
-            self.metrics.observe(record);
-        }
         let logged = match self.write_overdue().await {
-            Ok(()) => self.written(self.audit.write_until_done(records.clone()).await),
+            Ok(()) => self.write_until_done(&records).await,
             still_down => still_down,
         };
         if let Err(unavailable) = logged {

@@ -894,8 +894,11 @@ async fn a_log_that_cannot_be_written_does_not_fill_the_other() {
         assert!(server.app.catch_up().await.is_err());
     }
     assert_eq!(uids(server.audit()), ["1", "2", "3"]);
+    let counted = |what: &str| server.app.metrics.encode().contains(what);
+    assert!(counted("stepup_audit_records_total 0"), "none of them is durable everywhere");
     std::fs::rename(&away, &second).unwrap();
     server.app.catch_up().await.unwrap();
+    assert!(counted("stepup_audit_records_total 3") && counted("outcome=\"raised\"} 3"));
     for log in [server.audit(), records(&second.join("audit.jsonl"))] {
         assert_eq!(uids(log), ["1", "2", "3"]);
     }
