@@ -429,19 +429,20 @@ struct Along {
 }
 
 impl Along {
-    /// What is looked up may go along whatever its life. Where nobody looks groups up, a token opens all of its groups
-    /// until it expires: it must not outlive any grant whose groups it carries, and one that would cut its life by more
-    /// than half is better asked for again.
+    /// What adds no groups may go along whatever its life: it is looked up. A token has all of its groups until it expires:
+    /// where nobody looks those up it opens them for as long, and where somebody does, every request with the group of
+    /// what has ended is denied. So it must not outlive any grant whose groups it carries, and one that would cut its life
+    /// by more than half is better asked for again.
     fn of(live: Vec<Versioned<GrantRecord>>, ttl: u64, has_authorizer: bool, now: DateTime<Utc>) -> Self {
         let mut along = Self { ttl, carried: Vec::new(), replaced: Vec::new() };
         for Versioned { version, document } in live {
             let left = (document.grant.expires_at - now).num_seconds().max(0).unsigned_abs();
-            if has_authorizer || document.grant.groups.is_empty() {
+            if document.grant.groups.is_empty() {
                 along.carried.push(document);
             } else if left >= (ttl / 2).max(1) {
                 along.ttl = along.ttl.min(left);
                 along.carried.push(document);
-            } else {
+            } else if !has_authorizer {
                 along.replaced.push((Some(version), GrantRecord { revoked_at: Some(now), ..document }));
             }
         }

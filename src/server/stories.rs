@@ -958,6 +958,41 @@ async fn an_assumed_role_ends_with_its_grant() {
     assert_eq!(server.authorize(&as_admin(&grant), now).await["denied"], true);
 }
 
+/// Its group is in the token as long as that lasts, and with the group of what has ended every request is denied.
+#[tokio::test]
+async fn a_role_that_ends_soon_does_not_end_the_token_that_carries_it() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let assume = Action {
+        name: Some("cluster-admin".into()),
+        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
+    };
+    let request = ChallengeRequest { actions: vec![assume] };
+    let challenges = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges;
+    let role = server.step_up("alice", &challenges[0].id, now).await.unwrap().grant;
+    for (minutes, ttl, carries) in [(4, 300, true), (6, 240, true), (8, 300, false)] {
+        let now = now + Duration::minutes(minutes);
+        server.admit(&delete_namespace(&format!("{minutes}"), "prod", "alice", &role.id), now).await;
+        let token = server.id_token("alice", "urn:mfa", now, now);
+        let request =
+            TokenRequest { carry: Some(role.id.clone()), ..for_challenge(token, &server.newest(&alice, now).await) };
+        let token = server.exchange(request, now).await.unwrap();
+        let claims = token.access_token.expose().split('.').nth(1).unwrap();
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+        let has_role = claims["groups"].as_array().unwrap().contains(&json!("stepup:cluster-admin"));
+        assert_eq!((token.expires_in, has_role), (ttl, carries), "after {minutes} min");
+        assert!(!token.grant.irrevocable);
+        // Something that is not protected at all, when the token is about to end.
+        let mut nodes = access("get", "nodes", "", "n1", "alice", &token.grant.id);
+        nodes["spec"]["groups"] = claims["groups"].clone();
+        let late = now + Duration::seconds(i64::try_from(ttl).unwrap() - 1);
+        assert_eq!(server.authorize(&nodes, late).await["denied"], false, "after {minutes} min");
+    }
+    // What is left out is not taken away: its own token goes on.
+    let live = grant::list(&server.app, &alice, false, now + Duration::minutes(9)).await.unwrap().grants;
+    assert!(live.iter().any(|grant| grant.id == role.id));
+}
+
 /// Nobody asks about requests with its group then: a copy of the token is good until it expires, and that is not put off.
 #[tokio::test]
 async fn without_an_authorizer_an_assumed_role_lasts_as_long_as_its_token_and_no_longer() {
