@@ -556,7 +556,8 @@ fn resource_protects(pattern: &str, action: &Action) -> bool {
             && pattern.split_once('/').is_some_and(|(resource, _)| resource == "*" || resource == action.resource))
 }
 
-fn verb_protects(pattern: &str, action: &Action) -> bool {
+/// Whether a protected verb protects what `action` does, to whatever it does that.
+pub(crate) fn verb_protects(pattern: &str, action: &Action) -> bool {
     let verb = action.verb.as_str();
     let both_in = |class: &[&str]| class.contains(&pattern) && class.contains(&verb);
     pattern == "*"

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Covers, Enforcement, Rule};
-use crate::action::{Action, ActionPattern, CONNECTS, glob_matches, is_glob};
+use crate::action::{Action, ActionPattern, CONNECTS, IMPERSONATION_GROUPS, glob_matches, is_glob, verb_protects};
 
 /// Groups that only a grant gives.
 const PREFIX: &str = "stepup:";
@@ -289,22 +289,33 @@ fn demands_more(other: &Rule, rule: &Rule) -> bool {
         || (other.reason.is_some() && pattern(other) != pattern(rule))
 }
 
-/// Whether some request may be about both. Leans towards yes.
-fn meet(one: &Rule, other: &Rule) -> bool {
-    one.actions.iter().any(|one| other.actions.iter().any(|other| patterns_meet(one, other)))
+/// Whether the group of `rule` may open a request that `stricter` protects. Leans towards yes.
+fn meet(stricter: &Rule, rule: &Rule) -> bool {
+    stricter.actions.iter().any(|stricter| rule.actions.iter().any(|opened| patterns_meet(stricter, opened)))
 }
 
-fn patterns_meet(one: &ActionPattern, other: &ActionPattern) -> bool {
+fn patterns_meet(stricter: &ActionPattern, opened: &ActionPattern) -> bool {
     let same = |a: &String, b: &String| a == b || a == "*" || b == "*";
     let any = |a: &[String], b: &[String], meet: &dyn Fn(&String, &String) -> bool| {
         a.iter().any(|a| b.iter().any(|b| meet(a, b)))
     };
-    let verbs = |a: &String, b: &String| {
-        let pair = |x: &str, y: &[&str]| (a == x && y.contains(&b.as_str())) || (b == x && y.contains(&a.as_str()));
-        let assumed = a == "assume" || b == "assume";
+    let path = opened.non_resource_urls.first();
+    let verbs = |protected: &String, opened: &String| {
+        let assumed = protected == "assume" || opened == "assume";
+        let opens = || Action { path: path.cloned(), ..Action::new(opened, "", "") }.normalized();
         // A connection is opened as what it is for RBAC: see `connections`.
-        let opens = ["get", "create", "update", "patch", "delete"];
-        !assumed && (same(a, b) || pair("delete", &["deletecollection"]) || pair("connect", &opens))
+        let connects = |connect: &String, other: &String| {
+            connect == "connect" && ["get", "create", "update", "patch", "delete"].contains(&other.as_str())
+        };
+        !assumed
+            && (opened == "*"
+                || verb_protects(protected, &opens())
+                || connects(protected, opened)
+                || connects(opened, protected))
+    };
+    // Whom one may act as is the same in either, see `Action::normalized`.
+    let groups = |a: &String, b: &String| {
+        same(a, b) || [a, b].iter().all(|group| IMPERSONATION_GROUPS.contains(&group.as_str()))
     };
     let globs = |a: &String, b: &String| match (is_glob(a), is_glob(b)) {
         (true, true) => true,
@@ -324,15 +335,15 @@ fn patterns_meet(one: &ActionPattern, other: &ActionPattern) -> bool {
         };
         a == "*" || b == "*" || same(&of_a, &of_b) && below
     };
-    if one.non_resource_urls.is_empty() != other.non_resource_urls.is_empty() {
+    if stricter.non_resource_urls.is_empty() != opened.non_resource_urls.is_empty() {
         return false;
     }
-    any(&one.verbs, &other.verbs, &verbs)
-        && (any(&one.non_resource_urls, &other.non_resource_urls, &globs)
-            || any(&one.api_groups, &other.api_groups, &same)
-                && any(&one.resources, &other.resources, &resources)
-                && any(&one.namespaces, &other.namespaces, &globs)
-                && any(&one.names, &other.names, &globs))
+    any(&stricter.verbs, &opened.verbs, &verbs)
+        && (any(&stricter.non_resource_urls, &opened.non_resource_urls, &globs)
+            || any(&stricter.api_groups, &opened.api_groups, &groups)
+                && any(&stricter.resources, &opened.resources, &resources)
+                && any(&stricter.namespaces, &opened.namespaces, &globs)
+                && any(&stricter.names, &opened.names, &globs))
 }
 
 #[cfg(test)]
@@ -484,6 +495,34 @@ mod tests {
         assert_eq!(both(&secrets("dev, prod"), &secrets("prod"), strict), (0, 1));
         assert_eq!(both(&secrets("dev"), &secrets("prod"), strict), (1, 1));
         assert_eq!(both(&secrets("dev, prod"), &secrets("prod"), ""), (2, 1), "each is as strict as the other");
+        // Each of these is answered with the object, though nothing may come of it.
+        for verb in ["update", "patch", "delete", "deletecollection", "list"] {
+            let wide =
+                format!("verbs: [{verb}], apiGroups: [''], resources: [secrets, configmaps], namespaces: [prod]");
+            assert_eq!(both(&wide, &secrets("prod"), strict), (0, 1), "{verb}");
+        }
+        // Who may read may not write, and who may create has seen nothing.
+        for verb in ["update", "delete", "create", "deletecollection"] {
+            let stricter = format!("verbs: [{verb}], apiGroups: [''], resources: [secrets], namespaces: [prod]");
+            assert_eq!(both(&secrets("prod"), &stricter, strict), (1, 1), "{verb}");
+        }
+        let create = "verbs: [create], apiGroups: [''], resources: [secrets], namespaces: [prod]";
+        assert_eq!(both(create, &secrets("prod"), strict), (1, 1));
+        let listed = "verbs: [list], apiGroups: [''], resources: [secrets], namespaces: [prod]";
+        for (verb, expected) in [("deletecollection", (0, 1)), ("update", (1, 1))] {
+            let wide = format!("verbs: [{verb}], apiGroups: [''], resources: [secrets], namespaces: [prod]");
+            assert_eq!(both(&wide, listed, strict), expected, "{verb}");
+        }
+        let one = "verbs: [delete], apiGroups: [''], resources: [pods], namespaces: [prod], names: [a]";
+        let all = "verbs: [deletecollection], apiGroups: [''], resources: [pods], namespaces: [prod]";
+        assert_eq!(both(all, one, strict), (0, 1));
+        assert_eq!(both(one, all, strict), (1, 1));
+        let path = |verb: &str| format!("verbs: [{verb}], nonResourceURLs: [/debug/pprof]");
+        assert_eq!(both(&path("post"), &path("get"), strict), (0, 1), "most answer whatever the method");
+        assert_eq!(both(&path("get"), &path("post"), strict), (1, 1));
+        let user =
+            |group: &str| format!("verbs: [impersonate], apiGroups: ['{group}'], resources: [users], names: [bob]");
+        assert_eq!(both(&user(""), &user("authentication.k8s.io"), strict), (0, 1));
         let list = "verbs: [list], apiGroups: ['*'], resources: ['*']";
         assert_eq!(both(&secrets("dev"), list, strict), (0, 1));
         let exec = "verbs: [connect], apiGroups: [''], resources: [pods/exec]";
