@@ -239,7 +239,7 @@ struct Reason {
 ///
 /// Rules are about people. `system:` users (nodes, controllers, service accounts) are outside of every rule that does
 /// not name them, or the cluster's own garbage collection would stall; so are members of `system:masters`, whom
-/// authorization cannot stop either. A `system:` user is named by a pattern that begins with `system:`, among `users` or,
+/// authorization cannot stop either. A `system:` user is named by a pattern that begins with `system:` or `=system:`, among `users` or,
 /// unless it is the group of everybody, among `groups`. A member of `system:masters` is named by that group, or by the
 /// username to the letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -261,6 +261,11 @@ pub(super) const MASTERS: &str = "system:masters";
 /// Groups that everybody is in.
 const EVERYBODY: [&str; 2] = ["system:authenticated", "system:unauthenticated"];
 
+/// Whether a glob over users or groups means some of the cluster itself, to the letter or not.
+pub(super) fn names_system(glob: &str) -> bool {
+    glob.strip_prefix('=').unwrap_or(glob).starts_with(SYSTEM)
+}
+
 impl Subjects {
     /// Every person.
     pub fn everybody() -> Self {
@@ -271,14 +276,13 @@ impl Subjects {
     pub fn include(&self, user: &str, groups: &[String]) -> bool {
         let system = user.starts_with(SYSTEM);
         let master = groups.iter().any(|group| group == MASTERS);
-        let by_user = |glob: &String| {
-            glob_matches(glob, user) && (!system || glob.starts_with(SYSTEM)) && (!master || !is_glob(glob))
-        };
+        let by_user =
+            |glob: &String| glob_matches(glob, user) && (!system || names_system(glob)) && (!master || !is_glob(glob));
         let by_group = |glob: &String| {
             groups.iter().any(|group| {
                 glob_matches(glob, group)
-                    && (!system || (glob.starts_with(SYSTEM) && !EVERYBODY.contains(&group.as_str())))
-                    && (!master || (glob.starts_with(SYSTEM) && group == MASTERS))
+                    && (!system || (names_system(glob) && !EVERYBODY.contains(&group.as_str())))
+                    && (!master || (names_system(glob) && group == MASTERS))
             })
         };
         (self.users.iter().any(by_user) || self.groups.iter().any(by_group))

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{EVERYBODY, Enforcement, MASTERS, Rule, SYSTEM, Subjects};
+use super::{EVERYBODY, Enforcement, MASTERS, Rule, SYSTEM, Subjects, names_system};
 use crate::action::{
     ActionPattern, CERTIFICATES, CHANGES, IMPERSONATE, IMPERSONATION_GROUPS, LISTING, REVEALING, REVIEWS, glob_matches,
     is_glob,
@@ -259,8 +259,8 @@ impl Words {
     /// Whether the user is one whom a rule with these subjects is about: [`Subjects::include`] in CEL.
     fn user_in(&self, subjects: &Subjects) -> String {
         let (literals, globs): (Vec<_>, Vec<_>) = subjects.users.iter().partition(|glob| !is_glob(glob));
-        let (system_users, users): (Vec<_>, Vec<_>) = globs.into_iter().partition(|glob| glob.starts_with(SYSTEM));
-        let system_groups: Vec<_> = subjects.groups.iter().filter(|glob| glob.starts_with(SYSTEM)).collect();
+        let (system_users, users): (Vec<_>, Vec<_>) = globs.into_iter().partition(|glob| names_system(glob));
+        let system_groups: Vec<_> = subjects.groups.iter().filter(|glob| names_system(glob)).collect();
         let no_master = format!("!({})", self.in_group(&[format!("=={}", cel_string(MASTERS))]));
         let no_system = format!("!{}.startsWith(\"{SYSTEM}\")", self.user);
 
@@ -307,7 +307,7 @@ impl Words {
     fn anybody(&self, rules: &[&Rule]) -> String {
         let all = |globs: fn(&Subjects) -> &Vec<String>| rules.iter().flat_map(move |rule| globs(&rule.subjects));
         let system = |globs| {
-            let named: BTreeSet<_> = all(globs).filter(|glob| glob.starts_with(SYSTEM)).cloned().collect();
+            let named: BTreeSet<_> = all(globs).filter(|glob| names_system(glob)).cloned().collect();
             named.into_iter().collect::<Vec<_>>()
         };
         // A user who is named is meant even as a member of `system:masters`.

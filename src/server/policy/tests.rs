@@ -243,6 +243,22 @@ fn everybody_is_not_a_way_to_name_system_users() {
 }
 
 #[test]
+fn a_machine_may_be_named_to_the_letter() {
+    let rules = |subjects: &str, user: &str, groups: &[&str]| {
+        let policy = policy(&format!(
+            "rules: [{{name: a, subjects: {subjects}, actions: [{{verbs: ['*'], apiGroups: ['*'], resources: ['*']}}]}}]"
+        ));
+        rules_for(&policy, user, groups, "delete pods -n a b").len()
+    };
+    let robot = "system:serviceaccount:ci:x";
+    assert_eq!(rules(r#"{users: ["=system:serviceaccount:ci:x"]}"#, robot, &[]), 1);
+    assert_eq!(rules(r#"{groups: ["=system:serviceaccounts:ci"]}"#, robot, &["system:serviceaccounts:ci"]), 1);
+    assert_eq!(rules(r#"{groups: ["=system:masters"]}"#, "admin", &["system:masters"]), 1);
+    assert_eq!(rules(r#"{groups: ["=system:masters"]}"#, "alice", &["dev"]), 0);
+    assert_eq!(rules(r#"{groups: ["=system:authenticated"]}"#, robot, &["system:authenticated"]), 0);
+}
+
+#[test]
 fn all_rules_about_a_request_must_be_satisfied() {
     let policy = policy(
         r#"
@@ -800,8 +816,8 @@ const SOME_SUBJECTS: [&str; 8] = [
     r#"{"users": ["alice", "b*"]}"#,
     r#"{"groups": ["dev", "team-?"]}"#,
     r#"{"users": ["*"], "exclude": {"groups": ["oncall"], "users": ["bob"]}}"#,
-    r#"{"users": ["system:serviceaccount:ci:*", "system:node:a"]}"#,
-    r#"{"groups": ["system:serviceaccounts:ci", "system:masters"]}"#,
+    r#"{"users": ["system:serviceaccount:ci:*", "=system:node:a"]}"#,
+    r#"{"groups": ["system:serviceaccounts:ci", "=system:masters"]}"#,
     r#"{"groups": ["system:*"], "exclude": {"users": ["system:node:*"]}}"#,
     r#"{"users": ["system:*"]}"#,
 ];
