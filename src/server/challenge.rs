@@ -123,10 +123,9 @@ impl ChallengeRecord {
     }
 
     /// The challenge as it may be answered now: at the terms of its rules in `policy`, and never at wider ones than it was
-    /// raised with and shown to the person. `None`: its rules do not ask that of this person any more.
+    /// raised with and shown to the person, who is in these groups. `None`: its rules do not ask that of them any more.
     pub fn under(self, policy: &Policy, groups: &[String]) -> Option<Self> {
-        let groups = authenticated(groups);
-        let mut all = self.actions.iter().map(|action| policy.under(&self.rules, &self.user, &groups, action));
+        let mut all = self.actions.iter().map(|action| policy.under(&self.rules, &self.user, groups, action));
         let mut now = all.next()??;
         for other in all {
             let other = other?;
@@ -373,7 +372,7 @@ pub async fn request(
     now: DateTime<Utc>,
 ) -> Result<ChallengeList, Failure> {
     let Foreseen { groups, unprotected } = foresee(app, asker, request.actions)?;
-    if !groups.is_empty() && !app.can_step_up(&asker.user, &asker.groups) {
+    if !groups.is_empty() && !app.can_step_up(&asker.user, &asker.cluster_groups()) {
         app.record(vec![
             Record {
                 user: asker.user.clone(),
@@ -442,11 +441,6 @@ pub struct Foreseen {
     pub unprotected: Vec<Action>,
 }
 
-/// The groups of a person as the API server has them.
-fn authenticated(groups: &[String]) -> Vec<String> {
-    groups.iter().cloned().chain(["system:authenticated".to_owned()]).collect()
-}
-
 fn reason_terms(requirement: &Requirement) -> Option<ReasonTerms> {
     requirement.reason.as_ref().map(|reason| ReasonTerms {
         patterns: reason.patterns.iter().map(ToString::to_string).collect(),
@@ -461,7 +455,7 @@ pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Fore
         return Err(Failure::bad_request(format!("name between 1 and {MOST_ACTIONS} actions")));
     }
     let policy = app.policy();
-    let (extra, groups) = (Extra::new(), authenticated(&asker.groups));
+    let (extra, groups) = (Extra::new(), asker.cluster_groups());
     let mut foreseen = Foreseen { groups: Vec::new(), unprotected: Vec::new() };
     for action in actions {
         let action = action.checked().map_err(|error| Failure::bad_request(error.to_string()))?;

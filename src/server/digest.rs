@@ -20,7 +20,8 @@ const MOST_PATTERNS: usize = 5000;
 /// The digest of the policy in force for `asker`. Empty for somebody who cannot step up: there is nothing to ask them.
 pub fn of(app: &App, asker: &Identity, now: DateTime<Utc>) -> Digest {
     let policy = app.policy();
-    let can_step_up = app.can_step_up(&asker.user, &asker.groups);
+    let groups = asker.cluster_groups();
+    let can_step_up = app.can_step_up(&asker.user, &groups);
     let digests = policy.matching().digests();
     Digest {
         iss: app.config.public_url.clone(),
@@ -29,7 +30,7 @@ pub fn of(app: &App, asker: &Identity, now: DateTime<Utc>) -> Digest {
         exp: (now + LIFE).timestamp(),
         policy: [&digests.authorization[..], &digests.admission].concat(),
         denials_are_final: app.config.mode == Mode::Groups,
-        protected: if can_step_up { protected(&policy, &asker.user, &asker.groups) } else { Vec::new() },
+        protected: if can_step_up { protected(&policy, &asker.user, &groups) } else { Vec::new() },
     }
 }
 

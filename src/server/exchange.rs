@@ -230,7 +230,7 @@ async fn wanted(
             if found.document.user != person.user || !found.document.is_pending(now) {
                 return Err(gone());
             }
-            let challenge = found.document.under(&app.policy(), &person.groups).ok_or_else(|| {
+            let challenge = found.document.under(&app.policy(), &person.cluster_groups()).ok_or_else(|| {
                 let changed = "what this challenge asked for is not asked of you any more, or asked otherwise: the policy or \
                                your groups have changed; try the command again";
                 told("invalid_grant", changed)
@@ -320,7 +320,7 @@ fn sufficient(
             max_age: challenge.max_age,
         })
     };
-    if !app.can_step_up_at(&person.provider, &person.user, &person.groups) {
+    if !app.can_step_up_at(&person.provider, &person.user, &person.cluster_groups()) {
         return Err(told("access_denied", "you are not among those who may step up on this cluster"));
     }
     let wanted = || challenge.acr_values.join(" or ");

@@ -38,30 +38,23 @@ pub async fn explain(
         .map(|grant| grant.document)
         .filter(|grant| grant.is_live(now) && grant.has_uses())
         .collect();
-    let policy = app.policy();
+    let (policy, groups) = (app.policy(), asker.cluster_groups());
     let mut actions = Vec::new();
     for action in request.actions {
         let action = action.checked().map_err(|error| Failure::bad_request(error.to_string()))?;
-        actions.push(explained(&policy, asker, &held, action));
+        actions.push(explained(&policy, &asker.user, &groups, &held, action));
     }
     Ok(Explanation {
         user: asker.user.clone(),
         server_time: now,
-        can_step_up: app.can_step_up(&asker.user, &asker.groups),
+        can_step_up: app.can_step_up(&asker.user, &groups),
         actions,
     })
 }
 
-fn explained(policy: &Policy, asker: &Identity, held: &[GrantRecord], action: Action) -> Explained {
+fn explained(policy: &Policy, user: &str, groups: &[String], held: &[GrantRecord], action: Action) -> Explained {
     let extra = Extra::new();
-    let request = Request {
-        user: &asker.user,
-        groups: &asker.groups,
-        extra: &extra,
-        action: &action,
-        object: None,
-        old_object: None,
-    };
+    let request = Request { user, groups, extra: &extra, action: &action, object: None, old_object: None };
     let (requirement, recorded) = match policy.decide(&request) {
         Decision::Unprotected => (None, Vec::new()),
         Decision::Audit(rules) => (None, rules),

@@ -54,6 +54,14 @@ pub struct Identity {
     pub expires_at: DateTime<Utc>,
 }
 
+impl Identity {
+    /// Groups as the API server has them: it puts everybody who has signed in into one more. They are what rules and
+    /// `canStepUp` are about; a token says its own alone.
+    pub fn cluster_groups(&self) -> Vec<String> {
+        self.groups.iter().cloned().chain(["system:authenticated".to_owned()]).collect()
+    }
+}
+
 /// Why a token is refused. The text is for the person who sent it and never holds any part of the token but names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {

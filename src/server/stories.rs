@@ -21,7 +21,7 @@ use super::mint::Signer;
 use super::policy::Policy;
 use super::store::{Sqlite, Store};
 use super::testing::{FakeProvider, SigningKey, config};
-use super::{admit, authorize, challenge, exchange, grant};
+use super::{admit, authorize, challenge, digest, exchange, explain, grant};
 use crate::action::Action;
 use crate::wire::challenge::{ChallengeList, ChallengeRequest, DeclineCause};
 use crate::wire::review::{AccessAnswer, AdmissionResponse};
@@ -1114,6 +1114,35 @@ async fn what_names_no_object_opens_none() {
     let grant = server.step_up("alice", &asked.id, now).await.unwrap().grant;
     let read = server.authorize(&access("get", "secrets", "vault", "db", "alice", &grant.id), now).await;
     assert_eq!(read["denied"], true, "a grant for no object in particular opened one");
+}
+
+/// The API server puts everybody with a token into that group, and no token says so.
+#[tokio::test]
+async fn everybody_who_has_signed_in_is_in_the_group_of_those() {
+    let server = Server::start_with(|config| {
+        config.identity_providers[0].can_step_up =
+            People { users: vec![], groups: vec!["system:authenticated".into()] };
+    })
+    .await;
+    let rule = "rules: [{name: signed-in, subjects: {groups: ['system:authenticated']}, actions: [{verbs: [delete], \
+                apiGroups: [''], resources: [namespaces]}]}]";
+    server.app.replace_policy(Policy::parse(rule, "policy.yaml", &server.app.config.levels()).unwrap());
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let actions = vec![Action { name: Some("prod".into()), ..Action::new("delete", "", "namespaces") }];
+
+    let request = || ChallengeRequest { actions: actions.clone() };
+    let told = explain::explain(&server.app, &alice, request(), now).await.unwrap();
+    assert!(told.can_step_up);
+    assert_eq!(told.actions[0].protection.as_ref().unwrap().rules[0].name, "signed-in");
+    let digest = digest::of(&server.app, &alice, now);
+    assert!(digest.protected.iter().any(|protected| protected.rule == "signed-in"));
+    assert_eq!(challenge::request(&server.app, &alice, request(), &source(), now).await.unwrap().challenges.len(), 1);
+
+    assert_eq!(code(&server.admit(&delete_namespace("1", "prod", "alice", "base"), now).await), 429);
+    let token = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap();
+    let claims = token.access_token.expose().split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    assert_eq!(claims["groups"], json!(["oidc:developers", "oidc:mfa"]), "that group is the API server's to add");
 }
 
 #[tokio::test]
