@@ -128,15 +128,12 @@ impl ChallengeRecord {
         let mut all = self.actions.iter().map(|action| policy.under(&self.rules, &self.user, groups, action));
         let mut now = all.next()??;
         for other in all {
-            let other = other?;
-            now.permits.extend(other.permits);
-            now.covers.extend(other.covers);
+            now.permit_also(other?);
         }
         // Where RBAC opens what a grant is for, that may be less than what was asked for.
         let opened: Vec<&Action> = self.actions.iter().filter(|action| now.opens(action)).collect();
         now.permits.retain(|pattern| self.permits.contains(pattern));
         now.covers.retain(|words| self.covers.contains(words));
-        now.covers.dedup();
         now.groups.retain(|group| self.groups.contains(group));
         for action in opened {
             if !now.opens(action) {
@@ -488,9 +485,7 @@ pub fn foresee(app: &App, asker: &Identity, actions: Vec<Action>) -> Result<Fore
                 };
                 match foreseen.groups.iter_mut().find(known) {
                     Some((known, actions)) => {
-                        known.permits.extend(requirement.permits);
-                        known.covers.extend(requirement.covers);
-                        known.covers.dedup();
+                        known.permit_also(requirement);
                         actions.push(action);
                     }
                     None => foreseen.groups.push((requirement, vec![action])),

@@ -136,6 +136,17 @@ impl Requirement {
         action.lacks_name() && self.permits == [ActionPattern::exactly(action)]
     }
 
+    /// Permits what `other` does as well, each thing once: the token says all of it, and proxies take no header that is
+    /// longer than some kilobytes.
+    pub fn permit_also(&mut self, other: Self) {
+        for pattern in other.permits {
+            if !self.permits.contains(&pattern) {
+                self.permits.push(pattern);
+            }
+        }
+        self.covers = distinct(self.covers.drain(..).chain(other.covers));
+    }
+
     /// Values of `acr` that satisfy it when `provider` says them, most wanted first.
     pub fn acr_values_for(&self, provider: &str) -> &[String] {
         self.acr_by_provider.get(provider).map_or(&[], Vec::as_slice)

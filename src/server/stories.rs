@@ -1116,6 +1116,28 @@ async fn what_names_no_object_opens_none() {
     assert_eq!(read["denied"], true, "a grant for no object in particular opened one");
 }
 
+#[tokio::test]
+async fn a_grant_for_many_actions_of_a_rule_says_each_thing_once() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let rules = "rules: [{name: reads, actions: [{verbs: [get], apiGroups: [''], resources: [secrets]}, {verbs: [get], \
+                 apiGroups: [''], resources: [configmaps]}], grant: {uses: unlimited, covers: rule}}]";
+    server.app.replace_policy(Policy::parse(rules, "policy.yaml", &server.app.config.levels()).unwrap());
+    let read = |number: usize| Action {
+        namespace: Some("prod".into()),
+        name: Some(format!("a-{number}")),
+        ..Action::new("get", "", if number.is_multiple_of(2) { "secrets" } else { "configmaps" })
+    };
+    let request = ChallengeRequest { actions: (0..100).map(read).collect() };
+    let asked = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges.remove(0);
+    assert_eq!(asked.grant.covers, ["get secrets", "get configmaps"]);
+    let token = server.step_up("alice", &asked.id, now).await.unwrap();
+    assert_eq!(token.grant.covers, ["get secrets", "get configmaps"]);
+    assert_eq!(token.grant.permits.len(), 2);
+    let size = token.access_token.expose().len();
+    assert!(size < 2_000, "{size} bytes");
+}
+
 /// The API server puts everybody with a token into that group, and no token says so.
 #[tokio::test]
 async fn everybody_who_has_signed_in_is_in_the_group_of_those() {
