@@ -442,13 +442,11 @@ impl ActionPattern {
             && covers(&self.names, &action.name)
     }
 
-    /// The same pattern, narrowed to one namespace (`None`: cluster-scoped or all, which narrows nothing).
+    /// What of the pattern is about one namespace; `None`: nothing.
     #[must_use]
-    pub fn in_namespace(mut self, namespace: Option<&str>) -> Self {
-        if let Some(namespace) = namespace {
-            self.namespaces = vec![literal(namespace)];
-        }
-        self
+    pub fn in_namespace(self, namespace: &str) -> Option<Self> {
+        let is_there = globs_match(&self.namespaces, namespace);
+        is_there.then(|| Self { namespaces: vec![literal(namespace)], ..self })
     }
 
     /// Whether this plainly names the action's kind of objects, whatever is done to them and wherever they are.

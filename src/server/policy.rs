@@ -453,8 +453,10 @@ fn permitted(rules: &[&Rule], action: &Action, covers: Covers) -> Vec<ActionPatt
         Covers::Object => vec![ActionPattern::exactly(action)],
         Covers::Kind => vec![ActionPattern::of_kind(action)],
         // What is in no namespace has no neighbours there, and the whole rule would be far more than that.
-        Covers::Namespace if action.namespace.is_none() => vec![ActionPattern::of_kind(action)],
-        Covers::Namespace => own().map(|pattern| pattern.in_namespace(action.namespace.as_deref())).collect(),
+        Covers::Namespace => match &action.namespace {
+            None => vec![ActionPattern::of_kind(action)],
+            Some(namespace) => own().filter_map(|pattern| pattern.in_namespace(namespace)).collect(),
+        },
         Covers::Rule => own().collect(),
     };
     // A rule's own patterns lean wide when they protect and narrow when they permit: a protected `get` protects `list`,

@@ -418,6 +418,19 @@ fn what_one_step_up_covers() {
 }
 
 #[test]
+fn what_covers_a_namespace_is_what_the_rule_says_there() {
+    let policy = policy(
+        "rules: [{name: a, grant: {covers: namespace}, actions: [\
+         {verbs: [delete], apiGroups: [''], resources: [pods], namespaces: ['prod*']}, \
+         {verbs: [get], apiGroups: [''], resources: [secrets], namespaces: [dev]}, \
+         {verbs: [update], apiGroups: [''], resources: [configmaps]}]}]",
+    );
+    let requirement = requirement(&policy, "delete pods -n prod a");
+    assert_eq!(requirement.covers, ["delete pods -n prod", "update configmaps -n prod"]);
+    assert!(!requirement.opens(&action("get secrets -n prod db")), "the rule is about those of dev");
+}
+
+#[test]
 fn a_condition_decides_and_whatever_goes_wrong_protects() {
     let policy = policy(
         r#"
