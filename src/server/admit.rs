@@ -21,7 +21,7 @@ use crate::action::Action;
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Answer, Occasion};
-use crate::server::grant::{self, Member, Presented, Usage};
+use crate::server::grant::{self, Member, Moment, Presented, Usage};
 use crate::server::policy::{Decision, Policy, Request, Requirement};
 use crate::server::protected::{demanded, hopeless, how_to_elevate, step_up_required, used, why_it_ended};
 use crate::server::store::{ChallengeRecord, Committed, GrantRecord, Standing, Transaction, Versioned};
@@ -142,8 +142,8 @@ impl Protected<'_> {
             Presented::Base(credential) => return self.deny(credential.as_deref(), None).await,
             Presented::Elevated(grants) => grants,
         };
-        let member = member(self.request);
-        match grant::covering(&grants, &self.requirement, &self.action, &member, *seen, self.now) {
+        let (member, moment) = (member(self.request), Moment::of(self.source, self.now));
+        match grant::covering(&grants, &self.requirement, &self.action, &member, *seen, moment) {
             Some((grant, usage)) => {
                 *seen += u32::from(matches!(usage, Usage::GoOn(_)));
                 self.allow(grant, usage).await
@@ -347,26 +347,27 @@ fn changes(request: &AdmissionRequest) -> Option<String> {
     serde_json::to_string(&differences).ok()
 }
 
-/// Where `new` differs from `old`, and what is there in `new`: `None` where it is gone.
-fn differ<'v>(old: &Value, new: &'v Value, path: &str, into: &mut Vec<(String, Option<&'v Value>)>) {
-    let below = |key: &dyn std::fmt::Display| format!("{path}/{key}");
+/// Where `new` differs from `old` (RFC 6901: a key may have slashes), and what is there in `new`: nothing where it is gone,
+/// which is not `null`.
+fn differ<'v>(old: &Value, new: &'v Value, path: &str, into: &mut Vec<(String, Vec<&'v Value>)>) {
+    let below = |key: &str| format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
-            into.extend(old.keys().filter(|key| !new.contains_key(*key)).map(|key| (below(key), None)));
+            into.extend(old.keys().filter(|key| !new.contains_key(*key)).map(|key| (below(key), Vec::new())));
             for (key, value) in new {
                 match old.get(key) {
-                    Some(old) => differ(old, value, &below(&key), into),
-                    None => into.push((below(key), Some(value))),
+                    Some(old) => differ(old, value, &below(key), into),
+                    None => into.push((below(key), vec![value])),
                 }
             }
         }
         (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
             for (index, (old, new)) in old.iter().zip(new).enumerate() {
-                differ(old, new, &below(&index), into);
+                differ(old, new, &below(&index.to_string()), into);
             }
         }
         _ if old == new => {}
-        _ => into.push((path.to_owned(), Some(new))),
+        _ => into.push((path.to_owned(), vec![new])),
     }
 }
 
@@ -442,6 +443,18 @@ mod tests {
         }
         let gone = json!({"metadata": {"uid": "u"}, "spec": {"containers": []}});
         assert_ne!(effect(&deployment("1", 3, &[]), &gone), effect(&deployment("1", 3, &[]), &deployment("1", 0, &[])));
+        // A label may have a slash in its name, and a value may be null.
+        let labelled = |labels: Value| json!({"metadata": {"uid": "u", "labels": labels}});
+        let from = |old: Value, new: Value| effect(&labelled(old), &labelled(new));
+        assert_ne!(
+            from(json!({"a/b": "1", "a": {"b": "1"}}), json!({"a/b": "2", "a": {"b": "1"}})),
+            from(json!({"a/b": "1", "a": {"b": "1"}}), json!({"a/b": "1", "a": {"b": "2"}}))
+        );
+        assert_ne!(
+            from(json!({"a~1b": 1, "a/b": 1}), json!({"a/b": 1})),
+            from(json!({"a~1b": 1, "a/b": 1}), json!({"a~1b": 1}))
+        );
+        assert_ne!(from(json!({"a": 1}), json!({"a": null})), from(json!({"a": 1}), json!({})));
         // What has no uid is no object that could be the same.
         assert_eq!(member(&update(&json!({"metadata": {}}), &json!({"metadata": {}}))).effect, None);
         assert_eq!(member(&update(&json!([]), &json!({}))).effect, None);

@@ -8,7 +8,7 @@ use crate::action::Action;
 use crate::server::app::{ATTEMPTS, App, Unavailable};
 use crate::server::audit::{Event, Record, Source};
 use crate::server::challenge::{self, Occasion};
-use crate::server::grant::{self, Member, Presented, Usage};
+use crate::server::grant::{self, Member, Moment, Presented, Usage};
 use crate::server::policy::{Decision, Request, Requirement};
 use crate::server::protected::{demanded, hopeless, how_to_elevate, step_up_required, used};
 use crate::server::store::{Committed, GrantRecord, Standing, Transaction, Versioned};
@@ -135,7 +135,8 @@ impl Protected<'_> {
             };
             return if grants.iter().any(shows) { Ok(Some(AccessAnswer::no_opinion())) } else { self.deny(None).await };
         }
-        match grant::covering(&grants, &self.requirement, &self.action, &Member::default(), *seen, self.now) {
+        let (nothing, moment) = (Member::default(), Moment::of(self.source, self.now));
+        match grant::covering(&grants, &self.requirement, &self.action, &nothing, *seen, moment) {
             Some((grant, usage)) => {
                 *seen += u32::from(matches!(usage, Usage::GoOn(_)));
                 self.go_on(grant, usage).await

@@ -100,6 +100,22 @@ pub struct Member {
     pub effect: Option<String>,
 }
 
+/// When a request is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// When it came. What it may do is judged by that.
+    pub arrived_at: DateTime<Utc>,
+    /// What time it is by now: its body has been read, and others of the same grant went before.
+    pub decided_at: DateTime<Utc>,
+}
+
+impl Moment {
+    /// This very moment, for a request from `source` that came at `arrived_at`.
+    pub fn of(source: &Source, arrived_at: DateTime<Utc>) -> Self {
+        Self { arrived_at, decided_at: arrived_at + source.arrived.elapsed() }
+    }
+}
+
 impl OpenUse {
     /// Whether a question belongs to the request that this use was taken for.
     ///
@@ -111,7 +127,8 @@ impl OpenUse {
     /// Other writes are reviewed again when the object has changed meanwhile (`GuaranteedUpdate` in k8s.io/apiserver), and
     /// deletions when they come to nothing but a deletion (`Store.Delete`: a pod without grace is validated twice). What does
     /// the same to the same object within seconds, and came after the use was taken and not beside it, is not told apart from
-    /// that. Of reads nothing is ever the same: each gives the object away.
+    /// that. (Objects of a collection may be reviewed beside each other: `--delete-collection-workers`.) Of reads nothing is
+    /// ever the same: each gives the object away.
     fn takes_in(&self, action: &Action, member: &Member, credential: &str, now: DateTime<Utc>) -> bool {
         let is_in_time = if self.action.verb == "deletecollection" {
             member.created_at.is_none_or(|created_at| created_at <= self.opened_at) && now >= self.opened_at
@@ -168,7 +185,7 @@ impl GrantRecord {
         member: &Member,
         credential: &str,
         seen: u32,
-        now: DateTime<Utc>,
+        Moment { arrived_at: now, decided_at }: Moment,
     ) -> Option<Usage> {
         let Some(left) = self.grant.uses_left else { return Some(Usage::Free) };
         if let Some(open) = self.open.iter().find(|open| open.takes_in(action, member, credential, now)) {
@@ -188,7 +205,7 @@ impl GrantRecord {
             action: action.clone(),
             credential: credential.to_owned(),
             effect: member.effect.clone(),
-            opened_at: now,
+            opened_at: if action.verb == "deletecollection" { now } else { decided_at },
         };
         after.open.insert(0, open);
         Some(Usage::Take(Box::new(after)))
@@ -202,13 +219,13 @@ pub fn covering<'a>(
     action: &Action,
     member: &Member,
     seen: u32,
-    now: DateTime<Utc>,
+    moment: Moment,
 ) -> Option<(&'a Versioned<GrantRecord>, Usage)> {
     let credential = &grants.first()?.document.grant.id;
     grants
         .iter()
-        .filter(|grant| grant.document.is_live(now) && grant.document.covers(requirement, action))
-        .find_map(|grant| Some((grant, grant.document.usage(action, member, credential, seen, now)?)))
+        .filter(|grant| grant.document.is_live(moment.arrived_at) && grant.document.covers(requirement, action))
+        .find_map(|grant| Some((grant, grant.document.usage(action, member, credential, seen, moment)?)))
 }
 
 /// Live grants: the asker's own, or everybody's for an administrator who asks for `all`.
@@ -286,6 +303,11 @@ mod tests {
         Member { id: id.into(), created_at, effect }
     }
 
+    /// Judged as it comes.
+    fn at(arrived_at: DateTime<Utc>) -> Moment {
+        Moment { arrived_at, decided_at: arrived_at }
+    }
+
     fn taken(usage: Option<Usage>) -> GrantRecord {
         match usage {
             Some(Usage::Take(after)) => *after,
@@ -296,19 +318,19 @@ mod tests {
     #[test]
     fn a_single_use_is_taken_once() {
         let delete = action("delete", Some("a"));
-        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, now()));
+        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, at(now())));
         assert_eq!(spent.grant.uses_left, Some(0));
         // At the same time: what comes beside the first is another request.
-        assert_eq!(spent.usage(&delete, &member("a"), "gr-1", 0, now()), None);
+        assert_eq!(spent.usage(&delete, &member("a"), "gr-1", 0, at(now())), None);
     }
 
     #[test]
     fn the_same_thing_once_more_within_seconds_is_the_same_use_and_nothing_else_is() {
         let delete = action("delete", Some("a"));
-        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, now()));
+        let spent = taken(granted(&delete).usage(&delete, &member("a"), "gr-1", 0, at(now())));
         let later = |millis: i64| now() + Duration::milliseconds(millis);
         let again = |member: &Member, credential: &str, seen: u32, millis: i64| {
-            spent.usage(&delete, member, credential, seen, later(millis))
+            spent.usage(&delete, member, credential, seen, at(later(millis)))
         };
         let names: Vec<_> = (0..MOST_REPEATS).map(|seen| again(&member("a"), "gr-1", seen, 1)).collect();
         assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
@@ -320,7 +342,7 @@ mod tests {
         assert_eq!(again(&member("a"), "gr-2", 0, 1), None, "another token");
         assert_eq!(again(&member("a"), "gr-1", 0, -1), None, "before");
         assert_eq!(again(&member("a"), "gr-1", 0, 3_000), None, "much later");
-        assert_eq!(spent.usage(&action("update", Some("a")), &member("a"), "gr-1", 0, later(1)), None);
+        assert_eq!(spent.usage(&action("update", Some("a")), &member("a"), "gr-1", 0, at(later(1))), None);
     }
 
     #[test]
@@ -329,18 +351,19 @@ mod tests {
             |name: &str| Action { name: Some(name.into()), ..Action::new("approve", "certificates.k8s.io", "signers") };
         let later = now() + Duration::milliseconds(1);
         let read = Member { effect: Some(String::new()), ..Member::default() };
-        let spent = taken(granted(&signer("a/*")).usage(&signer("a/x"), &read, "gr-1", 0, now()));
-        assert!(matches!(spent.usage(&signer("a/*"), &read, "gr-1", 0, later), Some(Usage::GoOn(_))));
-        assert_eq!(spent.usage(&signer("a/*"), &read, "gr-1", 1, later), None);
-        assert_eq!(spent.usage(&signer("b/*"), &read, "gr-1", 0, later), None);
-        assert_eq!(spent.usage(&signer("a/y"), &read, "gr-1", 0, later), None);
+        let spent = taken(granted(&signer("a/*")).usage(&signer("a/x"), &read, "gr-1", 0, at(now())));
+        assert!(matches!(spent.usage(&signer("a/*"), &read, "gr-1", 0, at(later)), Some(Usage::GoOn(_))));
+        assert_eq!(spent.usage(&signer("a/*"), &read, "gr-1", 1, at(later)), None);
+        assert_eq!(spent.usage(&signer("b/*"), &read, "gr-1", 0, at(later)), None);
+        assert_eq!(spent.usage(&signer("a/y"), &read, "gr-1", 0, at(later)), None);
     }
 
     #[test]
     fn a_deletecollection_is_one_use_however_many_objects_it_has() {
         let delete = action("deletecollection", None);
-        let open = taken(granted(&delete).usage(&delete, &member("first"), "gr-1", 0, now()));
-        let usage = |member: &Member, seen: u32, at: DateTime<Utc>| open.usage(&delete, member, "gr-1", seen, at);
+        let open = taken(granted(&delete).usage(&delete, &member("first"), "gr-1", 0, at(now())));
+        let usage =
+            |member: &Member, seen: u32, then: DateTime<Utc>| open.usage(&delete, member, "gr-1", seen, at(then));
         let names: Vec<_> = ["first", "second", "third"].map(|object| usage(&member(object), 0, now())).into();
         assert!(names.iter().all(|usage| matches!(usage, Some(Usage::GoOn(_)))), "{names:?}");
         assert_ne!(names[0], names[1]);
@@ -354,7 +377,7 @@ mod tests {
         assert_eq!(usage(&newer, 0, now() + Duration::seconds(2)), None);
         // Nor for another collection, nor after the longest time that a request may take.
         let elsewhere = Action { namespace: Some("dev".into()), ..delete.clone() };
-        assert_eq!(open.usage(&elsewhere, &member("x"), "gr-1", 0, now()), None);
+        assert_eq!(open.usage(&elsewhere, &member("x"), "gr-1", 0, at(now())), None);
         assert_eq!(usage(&member("fourth"), 0, now() + COLLECTION_WINDOW), None);
     }
 

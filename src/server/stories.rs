@@ -84,7 +84,15 @@ fn start() -> DateTime<Utc> {
 }
 
 fn source() -> Source {
-    Source { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: Some("test".into()), arrived: Instant::now() }
+    // Answered in no time: stories walk it by hand.
+    source_for(-60_000)
+}
+
+/// The request has been here for so many milliseconds when it is decided.
+fn source_for(millis: i64) -> Source {
+    let (now, by) = (Instant::now(), std::time::Duration::from_millis(millis.unsigned_abs()));
+    let arrived = if millis < 0 { now + by } else { now - by };
+    Source { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: Some("test".into()), arrived }
 }
 
 impl Server {
@@ -653,6 +661,25 @@ async fn a_write_that_is_reviewed_again_is_one_use_and_another_write_is_not() {
     assert_eq!(code(&server.admit(&update("10", &grant, "2", "other"), later(30)).await), 429);
     let uses = server.events().into_iter().filter(|&event| event == Event::Use).count();
     assert_eq!(uses, 4, "each is on record");
+}
+
+/// A request takes its time: to be read, and to wait for others of the same grant.
+#[tokio::test]
+async fn a_write_that_came_beside_another_is_another() {
+    let server = Server::start().await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let deletion = |uid: &str, jti: &str| delete(uid, "configmaps", "prod", "a", user_info("alice", jti));
+    server.admit(&deletion("1", "base"), now).await;
+    let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
+    let admit = async |uid: &str, arrived: i64, takes: i64| {
+        let review = serde_json::from_str(&deletion(uid, &grant).to_string()).unwrap();
+        let at = now + Duration::milliseconds(arrived);
+        code(&admit::review(&server.app, review, &source_for(takes), at).await.response)
+    };
+    assert_eq!(admit("2", 0, 2_000).await, 200);
+    assert_eq!(admit("3", 10, 2_000).await, 429, "sent beside it: the use was not taken when this came");
+    // As long after it as the first took, and whatever this machine took on top.
+    assert_eq!(admit("4", 4_500, -60_000).await, 200, "reviewed once more");
 }
 
 /// `kubectl auth can-i` is a question like the read itself, so it takes the use; nobody reads twice on one.
