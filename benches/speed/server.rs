@@ -235,6 +235,7 @@ fn grant(database: &Path, rules: usize) -> Result<()> {
     };
     let record = GrantRecord {
         grant,
+        provider: None,
         rules: reviews::granted_rules(rules),
         challenge: None,
         carries: vec![],

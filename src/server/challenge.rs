@@ -508,12 +508,7 @@ async fn list(
         grants
             .iter()
             .map(|grant| &grant.document)
-            .find(|grant| {
-                grant.is_live(now)
-                    && grant.has_uses()
-                    && challenge.rules.iter().all(|rule| grant.rules.contains(rule))
-                    && challenge.actions.iter().all(|action| grant.grant.permits.iter().any(|p| p.permits(action)))
-            })
+            .find(|grant| grant.is_live(now) && grant.has_uses() && grant.answers(challenge))
             .map(|grant| grant.grant.id.clone())
     };
     Ok(ChallengeList {

@@ -481,6 +481,7 @@ fn make_grant(
             uses_left: challenge.uses,
             irrevocable: challenge.irrevocable || carried.iter().any(|carried| carried.grant.irrevocable),
         },
+        provider: Some(person.provider.clone()),
         rules: challenge.rules.clone(),
         challenge: terms.on_record.then(|| challenge.id.clone()),
         carries: carried.iter().map(|grant| grant.grant.id.clone()).collect(),

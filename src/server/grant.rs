@@ -1,5 +1,7 @@
 //! Grants: what a person may do for a short time, who presents one, and what using it takes.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 
 use crate::action::Action;
@@ -9,7 +11,7 @@ use crate::server::failure::Failure;
 use crate::server::identity::Identity;
 use crate::server::policy::Requirement;
 use crate::server::random_id;
-use crate::server::store::{Committed, GrantRecord, OpenUse, Transaction, Versioned};
+use crate::server::store::{ChallengeRecord, Committed, GrantRecord, OpenUse, Transaction, Versioned};
 use crate::wire::challenge::GrantList;
 use crate::wire::review::{CREDENTIAL_ID, Extra};
 
@@ -156,9 +158,28 @@ impl GrantRecord {
     /// Whether it was made for a request like this: under all the rules that protect it now, with a sign-in that still
     /// satisfies them, and permitting the action.
     pub fn covers(&self, requirement: &Requirement, action: &Action) -> bool {
-        requirement.rules.iter().all(|rule| self.rules.contains(rule))
-            && requirement.acr_values.contains(&self.grant.acr)
-            && self.grant.permits.iter().any(|pattern| pattern.permits(action))
+        let max_age = requirement.max_age.map(|age| age.as_secs());
+        self.satisfies(&requirement.rules, &requirement.acr_by_provider, max_age) && self.permits(action)
+    }
+
+    /// Whether it would do for a challenge.
+    pub fn answers(&self, challenge: &ChallengeRecord) -> bool {
+        self.satisfies(&challenge.rules, &challenge.acr_by_provider, challenge.max_age)
+            && challenge.actions.iter().all(|action| self.permits(action))
+    }
+
+    fn permits(&self, action: &Action) -> bool {
+        self.grant.permits.iter().any(|pattern| pattern.permits(action))
+    }
+
+    /// Whether it was made under these rules, with a sign-in that was good and fresh enough for what they require now.
+    fn satisfies(&self, rules: &[String], acr: &BTreeMap<String, Vec<String>>, max_age: Option<u64>) -> bool {
+        let is_good = match &self.provider {
+            Some(provider) => acr.get(provider).is_some_and(|accepted| accepted.contains(&self.grant.acr)),
+            None => acr.values().flatten().any(|accepted| *accepted == self.grant.acr),
+        };
+        let age = (self.grant.created_at - self.grant.auth_time).num_seconds().max(0).unsigned_abs();
+        is_good && max_age.is_none_or(|max_age| age <= max_age) && rules.iter().all(|rule| self.rules.contains(rule))
     }
 
     /// Whether a use is left.

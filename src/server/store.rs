@@ -108,6 +108,9 @@ pub struct GrantRecord {
     /// What the client may see of it.
     #[serde(flatten)]
     pub grant: Grant,
+    /// Identity provider of the sign-in; `None` in a record of before it was kept.
+    #[serde(default)]
+    pub provider: Option<String>,
     /// Names of the rules it was made under.
     pub rules: Vec<String>,
     /// Challenge it answers, if one was on record.
@@ -289,6 +292,7 @@ pub(crate) mod samples {
                 uses_left: Some(1),
                 irrevocable: false,
             },
+            provider: None,
             rules: vec!["delete-namespace".into()],
             challenge: None,
             carries: vec![],

@@ -91,8 +91,8 @@ fn source() -> Source {
 /// The request has been here for so many milliseconds when it is decided.
 fn source_for(millis: i64) -> Source {
     let (now, by) = (Instant::now(), std::time::Duration::from_millis(millis.unsigned_abs()));
-    let arrived = if millis < 0 { now + by } else { now - by };
-    Source { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: Some("test".into()), arrived }
+    let arrived = if millis < 0 { now.checked_add(by) } else { now.checked_sub(by) };
+    Source { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), user_agent: Some("test".into()), arrived: arrived.unwrap() }
 }
 
 impl Server {
@@ -1163,6 +1163,52 @@ async fn a_grant_for_many_actions_of_a_rule_says_each_thing_once() {
     assert_eq!(token.grant.permits.len(), 2);
     let size = token.access_token.expose().len();
     assert!(size < 2_000, "{size} bytes");
+}
+
+/// The policy of a moment ago let another provider's level do, or an older sign-in.
+#[tokio::test]
+async fn a_grant_counts_as_its_own_providers_sign_in_under_the_policy_of_now() {
+    let server = Server::start_with(|config| {
+        let other = IdentityProvider {
+            name: "other".into(),
+            issuer: "https://other.example".into(),
+            levels: vec![Level { name: "mfa".into(), acr_values: vec!["urn:pwd".into()] }],
+            ..config.identity_providers[0].clone()
+        };
+        config.identity_providers.push(other);
+    })
+    .await;
+    let (alice, now) = (asker("alice", Some("base")), start());
+    let policy = |require: &str| {
+        let text = format!(
+            "rules: [{{name: prod, actions: [{{verbs: [get], apiGroups: [''], resources: [secrets], namespaces: [prod]}}], \
+             require: {{{require}}}, grant: {{uses: unlimited}}}}]"
+        );
+        server.app.replace_policy(Policy::parse(&text, "policy.yaml", &server.app.config.levels()).unwrap());
+    };
+    let read = |jti: &str| access("get", "secrets", "prod", "db", "alice", jti);
+    policy("acr: [urn:pwd]");
+    server.authorize(&read("base"), now).await;
+    let id = server.newest(&alice, now).await;
+    let signed_in = now - Duration::seconds(200);
+    let weak = server.exchange(for_challenge(server.id_token("alice", "urn:pwd", signed_in, now), &id), now).await;
+    let weak = weak.unwrap().grant.id;
+    for (require, denied) in [
+        ("acr: [urn:pwd]", false),
+        ("acr: [urn:pwd], maxAge: 200s", false),
+        ("acr: [urn:pwd], maxAge: 199s", true),
+        ("acr: [mfa]", true),
+    ] {
+        policy(require);
+        assert_eq!(server.authorize(&read(&weak), now).await["denied"], denied, "{require}");
+        // What a client is told about its grants is what they are worth.
+        let action =
+            Action { namespace: Some("prod".into()), name: Some("db".into()), ..Action::new("get", "", "secrets") };
+        let request = ChallengeRequest { actions: vec![action] };
+        let asked =
+            challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges.remove(0);
+        assert_eq!(asked.covered_by.is_none(), denied, "{require}");
+    }
 }
 
 /// The API server puts everybody with a token into that group, and no token says so.
