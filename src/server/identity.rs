@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use super::config::{Claim, Config, IdentityProvider};
 use super::provider::{Candidates, Provider, ProviderError, ProviderHealth, same_issuer, shortened};
 use crate::secret::Secret;
+use crate::server::policy::condition::value_of;
 
 /// Largest token that is looked at. The API server takes headers of at most 1 MiB; real ID tokens have 1 to 4 KiB.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -48,10 +49,6 @@ pub struct Identity {
     pub acr: Option<String>,
     /// When the person signed in. Always there in a step-up token.
     pub auth_time: Option<DateTime<Utc>>,
-    /// When the token was made.
-    pub issued_at: DateTime<Utc>,
-    /// When the token ends.
-    pub expires_at: DateTime<Utc>,
 }
 
 impl Identity {
@@ -326,16 +323,14 @@ impl Identities {
         let trusted = self.issuer_of(&unverified)?;
         let claims = unverified.signed_claims(trusted, now).await?;
         trusted.check_audience(&claims, usage)?;
-        let times = check_times(&claims, usage, now)?;
+        let auth_time = check_times(&claims, usage, now)?;
         Ok(Identity {
             provider: trusted.name.clone(),
             user: trusted.username(&claims)?,
             groups: trusted.groups(&claims)?,
             jti: claims.text("jti")?.map(ToOwned::to_owned),
             acr: claims.text("acr")?.map(ToOwned::to_owned),
-            auth_time: times.auth_time,
-            issued_at: times.issued_at,
-            expires_at: times.expires_at,
+            auth_time,
         })
     }
 
@@ -501,13 +496,8 @@ impl Trusted {
     }
 }
 
-struct Times {
-    auth_time: Option<DateTime<Utc>>,
-    issued_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-}
-
-fn check_times(claims: &Claims, usage: Use, now: DateTime<Utc>) -> Result<Times, Refused> {
+/// When the person signed in, if the token says so and lives now.
+fn check_times(claims: &Claims, usage: Use, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, Refused> {
     let expires_at = claims.time("exp")?.ok_or_else(|| missing("exp"))?;
     if expires_at <= now {
         return Err(Refused::Expired(now - expires_at));
@@ -525,7 +515,7 @@ fn check_times(claims: &Claims, usage: Use, now: DateTime<Utc>) -> Result<Times,
     match (auth_time, usage) {
         (None, Use::StepUp) => Err(Refused::NoAuthTime),
         (Some(auth_time), Use::StepUp) if auth_time > now + LEEWAY => Err(Refused::AuthTimeInFuture(auth_time - now)),
-        _ => Ok(Times { auth_time, issued_at, expires_at }),
+        _ => Ok(auth_time),
     }
 }
 
@@ -620,7 +610,7 @@ impl<'de> Deserialize<'de> for Claims {
 
 fn evaluate(program: &Program, claims: &Claims, what: &'static str) -> Result<cel::Value, Refused> {
     let mut context = cel::Context::with_env(expressions());
-    context.add_variable_from_value("claims", cel_map(&claims.0));
+    context.add_variable_from_value("claims", value_of(Value::Object(claims.0.clone())));
     program.execute(&context).map_err(|error| {
         // Only the names from the expression: the values are the token's.
         let cause = match error {
@@ -630,27 +620,6 @@ fn evaluate(program: &Program, claims: &Claims, what: &'static str) -> Result<ce
         };
         Refused::Mapping { what, cause }
     })
-}
-
-fn cel_value(value: &Value) -> cel::Value {
-    match value {
-        Value::Null => cel::Value::Null,
-        Value::Bool(flag) => (*flag).into(),
-        // Whole numbers are CEL's `int`: `claims.level > 2` must work.
-        Value::Number(number) => match number.as_i64() {
-            Some(int) => int.into(),
-            None => number.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        Value::String(text) => text.as_str().into(),
-        Value::Array(list) => list.iter().map(cel_value).collect::<Vec<_>>().into(),
-        Value::Object(members) => cel_map(members),
-    }
-}
-
-fn cel_map(members: &Map<String, Value>) -> cel::Value {
-    let members: std::collections::HashMap<String, cel::Value> =
-        members.iter().map(|(name, value)| (name.clone(), cel_value(value))).collect();
-    members.into()
 }
 
 /// As the API server converts the result of a groups expression: a text, a list of texts, or nothing.
@@ -751,8 +720,6 @@ mod tests {
                 jti: Some("t-1".to_owned()),
                 acr: Some("urn:stepup:mfa".to_owned()),
                 auth_time: Some(later(-10)),
-                issued_at: later(-5),
-                expires_at: later(300),
             }
         );
     }

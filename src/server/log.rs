@@ -29,14 +29,23 @@ pub fn start(config: &Log) -> Result<(), BadLevel> {
     Ok(())
 }
 
+/// Libraries that print what they send and receive.
+const TALKATIVE: [&str; 5] = ["h2", "hyper", "hyper_util", "reqwest", "rustls"];
+
 /// A bare level is ours; the libraries below us speak up from `warn` on. At `debug` and below they print what they send
 /// and receive, tokens among it, so they are held back whatever is asked for.
 fn filter(level: &str) -> Result<EnvFilter, BadLevel> {
     let wanted =
         if level.contains('=') || level.contains(',') { level.to_owned() } else { format!("warn,stepup={level}") };
-    let mut filter =
-        EnvFilter::builder().parse(&wanted).map_err(|source| BadLevel { level: level.to_owned(), source })?;
-    for talkative in ["h2", "hyper", "hyper_util", "reqwest", "rustls"] {
+    let bad = |source| BadLevel { level: level.to_owned(), source };
+    EnvFilter::builder().parse(&wanted).map_err(bad)?;
+    // A longer target goes before a shorter one, and a span, which may be of theirs, before all targets. We have none.
+    let is_held = |directive: &&str| {
+        TALKATIVE.iter().any(|library| directive.trim_start().starts_with(library)) || directive.contains('[')
+    };
+    let heard: Vec<&str> = wanted.split(',').filter(|directive| !is_held(directive)).collect();
+    let mut filter = EnvFilter::builder().parse(heard.join(",")).map_err(bad)?;
+    for talkative in TALKATIVE {
         let directive = format!("{talkative}=warn").parse().expect("a directive of our own making is well-formed");
         filter = filter.add_directive(directive);
     }
@@ -49,10 +58,19 @@ mod tests {
 
     #[test]
     fn libraries_that_would_print_tokens_are_held_back() {
-        for level in ["trace", "stepup=debug,h2=trace"] {
-            let filter = filter(level).unwrap().to_string();
-            assert!(filter.contains("h2=warn") && filter.contains("hyper=warn"), "{filter}");
-            assert!(!filter.contains("h2=trace"), "{filter}");
+        for level in [
+            "trace",
+            "stepup=debug,h2=trace",
+            "h2::codec=trace,stepup=info",
+            "hyper_util::client::legacy=debug",
+            "stepup=info,h2",
+            "[Connection]=trace,h2[recv]=trace",
+        ] {
+            let text = filter(level).unwrap().to_string();
+            assert!(text.contains("h2=warn") && text.contains("hyper=warn"), "{text}");
+            let held = |directive: &str| TALKATIVE.iter().any(|library| directive == format!("{library}=warn"));
+            let is_ours = |directive: &str| directive == "warn" || directive.starts_with("stepup=");
+            assert!(text.split(',').all(|directive| held(directive) || is_ours(directive)), "{level}: {text}");
         }
     }
 

@@ -216,8 +216,6 @@ fn asker(user: &str, jti: Option<&str>) -> Identity {
         jti: jti.map(Into::into),
         acr: Some("urn:pwd".into()),
         auth_time: None,
-        issued_at: start(),
-        expires_at: start() + Duration::hours(1),
     }
 }
 

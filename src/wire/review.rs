@@ -144,16 +144,10 @@ pub struct AdmissionRequest {
     pub uid: String,
     /// Resource by which the webhook's rules match. Where the client asked for an equivalent one in another API group or
     /// version, the API server has converted the request to this one (`matchPolicy: Equivalent`).
-    pub resource: GroupVersionResource,
+    pub resource: GroupResource,
     /// Subresource.
     #[serde(default)]
     pub sub_resource: String,
-    /// Resource that the client asked for; another one than `resource` only where the request was converted.
-    #[serde(default)]
-    pub request_resource: Option<GroupVersionResource>,
-    /// Subresource of the original request.
-    #[serde(default)]
-    pub request_sub_resource: Option<String>,
     /// Name; empty for deletecollection and for creations with a generated name.
     #[serde(default)]
     pub name: String,
@@ -178,13 +172,11 @@ pub struct AdmissionRequest {
     pub options: Option<Box<RawValue>>,
 }
 
-/// Group, version and plural resource.
+/// Group and plural resource. Rules are about every version.
 #[derive(Debug, Deserialize)]
-pub struct GroupVersionResource {
+pub struct GroupResource {
     /// API group.
     pub group: String,
-    /// Version.
-    pub version: String,
     /// Plural resource.
     pub resource: String,
 }

@@ -261,15 +261,15 @@ fn parsed(object: Option<&RawValue>) -> Result<Value, String> {
     Ok(value_of(json))
 }
 
-/// JSON as CEL sees it in Kubernetes: whole numbers are `int`.
+/// JSON as CEL sees it in Kubernetes: whole numbers are `int`, and those that are too large for it `double`
+/// (k8s.io/apimachinery, `pkg/util/json`).
 pub fn value_of(json: serde_json::Value) -> Value {
     match json {
         serde_json::Value::Null => Value::Null,
         serde_json::Value::Bool(value) => Value::Bool(value),
-        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(value), _) => Value::Int(value),
-            (None, Some(value)) => Value::UInt(value),
-            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(value) => Value::Int(value),
+            None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
         serde_json::Value::String(text) => Value::from(text),
         serde_json::Value::Array(items) => Value::from(items.into_iter().map(value_of).collect::<Vec<_>>()),
@@ -312,7 +312,9 @@ mod tests {
 
     #[test]
     fn conditions_see_user_action_and_objects() {
-        let object = Some(r#"{"spec":{"replicas":0,"ratio":1.5},"metadata":{"labels":{"tier":"gold"}}}"#);
+        let object = Some(
+            r#"{"spec":{"replicas":0,"ratio":1.5,"huge":18446744073709551615},"metadata":{"labels":{"tier":"gold"}}}"#,
+        );
         let old = Some(r#"{"spec":{"replicas":3}}"#);
         for (source, met) in [
             ("user.username == 'alice' && 'ops' in user.groups", true),
@@ -322,6 +324,7 @@ mod tests {
             ("object.spec.replicas == 0 && oldObject.spec.replicas > 0", true),
             ("object.spec.replicas - oldObject.spec.replicas < -2", true),
             ("object.spec.ratio > 1.0", true),
+            ("object.spec.huge > 1.0 && type(object.spec.huge) == double", true),
             ("has(object.metadata.labels.tier) && object.metadata.labels.tier.upperAscii() == 'GOLD'", true),
             ("has(oldObject.metadata)", false),
             ("object.metadata.labels.exists(key, key.matches('^ti'))", true),
