@@ -95,6 +95,8 @@ pub struct IdentityProvider {
     pub username: Claim,
     /// The groups, exactly as the API server maps them.
     pub groups: Option<Claim>,
+    /// Claims that every token must have, with these values: nobody else comes in.
+    pub required_claims: Vec<RequiredClaim>,
     /// What `acr` values mean here, weakest first; a higher level satisfies a lower one.
     pub levels: Vec<Level>,
     /// Who can step up at all. Others are refused at once (403), never asked.
@@ -111,6 +113,15 @@ impl IdentityProvider {
         };
         may_be_its_own && self.can_step_up.include(user, groups)
     }
+}
+
+/// A claim that tokens must have: `--oidc-required-claim` of the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredClaim {
+    /// Its name.
+    pub claim: String,
+    /// Its value, a text.
+    pub value: String,
 }
 
 /// How a claim becomes a username or groups, in the words of the API server's `claimMappings`.
@@ -446,6 +457,7 @@ fn read_provider(fields: &mut Fields<'_>, base: Base<'_>) -> IdentityProvider {
     }
     let username = fields.required_fields("username").and_then(read_username);
     let groups = fields.fields("groups").and_then(read_claim);
+    let required_claims = read_required_claims(fields);
     let can_step_up = match fields.fields("canStepUp") {
         Some(people) => read_people(people),
         None => People { users: vec!["*".to_owned()], groups: vec![] },
@@ -459,8 +471,18 @@ fn read_provider(fields: &mut Fields<'_>, base: Base<'_>) -> IdentityProvider {
         step_up_audiences,
         username: username.unwrap_or(Claim::Named { claim: String::new(), prefix: String::new() }),
         groups,
+        required_claims,
         can_step_up,
     }
+}
+
+fn read_required_claims(fields: &mut Fields<'_>) -> Vec<RequiredClaim> {
+    let read = |mut fields: Fields<'_>| {
+        let required = RequiredClaim { claim: fields.required("claim"), value: fields.required("value") };
+        fields.finish();
+        required
+    };
+    fields.maps("requiredClaims").into_iter().map(read).collect()
 }
 
 fn read_username(mut fields: Fields<'_>) -> Option<Claim> {
@@ -781,6 +803,7 @@ mod tests {
         assert_eq!(format!("{:?}", plain.token), format!("{:?}", full.token));
         assert_eq!(plain.webhooks.url, full.webhooks.url);
         assert_eq!(plain.identity_providers[0].can_step_up, full.identity_providers[0].can_step_up);
+        assert_eq!(full.identity_providers[0].required_claims.len(), 1);
         assert_eq!((full.webhooks.authorization, full.audit.sinks.len()), (true, 2));
     }
 

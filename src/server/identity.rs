@@ -17,7 +17,7 @@ use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::config::{Claim, Config, IdentityProvider};
+use super::config::{Claim, Config, IdentityProvider, RequiredClaim};
 use super::provider::{Candidates, Provider, ProviderError, ProviderHealth, same_issuer, shortened};
 use crate::secret::Secret;
 use crate::server::policy::condition::value_of;
@@ -240,6 +240,7 @@ struct Trusted {
     issuer: String,
     audiences: Vec<String>,
     step_up_audiences: Vec<String>,
+    required_claims: Vec<RequiredClaim>,
     username: Mapping,
     groups: Option<Mapping>,
     provider: Arc<Provider>,
@@ -323,6 +324,7 @@ impl Identities {
         let trusted = self.issuer_of(&unverified)?;
         let claims = unverified.signed_claims(trusted, now).await?;
         trusted.check_audience(&claims, usage)?;
+        trusted.check_required(&claims)?;
         let auth_time = check_times(&claims, usage, now)?;
         Ok(Identity {
             provider: trusted.name.clone(),
@@ -433,6 +435,7 @@ impl Trusted {
             issuer: config.issuer.clone(),
             audiences: config.audiences.clone(),
             step_up_audiences: config.step_up_audiences.clone(),
+            required_claims: config.required_claims.clone(),
             username: mapping(&config.username, "username")?,
             groups: config.groups.as_ref().map(|claim| mapping(claim, "groups")).transpose()?,
             provider: Arc::new(provider),
@@ -451,6 +454,16 @@ impl Trusted {
         // OIDC Core 3.1.3.7, 3 to 5: among several audiences, `azp` is the client that the token was made for.
         if audiences.len() > 1 && !claims.text("azp")?.is_some_and(|party| accepted.iter().any(|ours| ours == party)) {
             return Err(Refused::AuthorizedParty);
+        }
+        Ok(())
+    }
+
+    /// As the API server does with `claimValidationRules`, so that nobody whom it keeps out comes in with an elevated token.
+    fn check_required(&self, claims: &Claims) -> Result<(), Refused> {
+        for RequiredClaim { claim, value } in &self.required_claims {
+            if claims.text(claim)? != Some(value) {
+                return Err(Refused::Claim { claim: claim.clone(), problem: "is not what the configuration requires" });
+            }
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::action::is_glob;
 use crate::server::cli::Part;
-use crate::server::config::{Claim, Config, IdentityProvider, Mode};
+use crate::server::config::{Claim, Config, IdentityProvider, Mode, RequiredClaim};
 use crate::server::policy::groups::{self, Opened, RoleRule};
 use crate::server::policy::matching::{Matched, NOTHING};
 use crate::server::policy::{Policy, Rule};
@@ -524,6 +524,12 @@ fn base_issuer(provider: &IdentityProvider) -> Result<String, RenderError> {
     put(&mut text, format_args!("  claimMappings:\n    username:\n{}", mapping(&provider.username)));
     if let Some(groups) = &provider.groups {
         put(&mut text, format_args!("    groups:\n{}", mapping(groups)));
+    }
+    if !provider.required_claims.is_empty() {
+        put(&mut text, format_args!("  claimValidationRules:"));
+    }
+    for RequiredClaim { claim, value } in &provider.required_claims {
+        put(&mut text, format_args!("  - claim: {}\n    requiredValue: {}", quoted(claim), quoted(value)));
     }
     put(&mut text, format_args!("  userValidationRules:\n  - expression: \"!user.username.startsWith('system:')\""));
     put(&mut text, format_args!("    message: a person cannot be a system user, whom no rule is about"));

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::audit::{Audit, Event, Record, Source};
-use super::config::{Config, IdentityProvider, Level, People, Sink};
+use super::config::{Config, IdentityProvider, Level, People, RequiredClaim, Sink};
 use super::exchange::Refusal;
 use super::identity::{Identities, Identity};
 use super::metrics::Metrics;
@@ -717,6 +717,22 @@ async fn a_creation_under_a_generated_name_is_granted_whatever_the_next_name() {
     let grant = server.step_up("alice", &server.newest(&alice, now).await, now).await.unwrap().grant.id;
     assert!(!server.admit(&create("5", "backup-ddddd", "backup-", &grant), now).await.allowed);
     assert!(server.admit(&create("6", "nightly", "", &grant), now).await.allowed);
+}
+
+#[tokio::test]
+async fn nobody_whom_a_required_claim_keeps_out_comes_in_by_a_step_up() {
+    let server = Server::start_with(|config| {
+        let required = RequiredClaim { claim: "sub".into(), value: "alice".into() };
+        config.identity_providers[0].required_claims = vec![required];
+    })
+    .await;
+    let now = start();
+    for (user, expected) in [("alice", None), ("carol", Some("invalid_grant"))] {
+        assert_eq!(code(&server.admit(&delete_namespace(user, "prod", user, user), now).await), 429);
+        let id = server.newest(&asker(user, Some(user)), now).await;
+        let outcome = server.step_up(user, &id, now).await;
+        assert_eq!(outcome.err().map(|refusal| refusal.body().error).as_deref(), expected, "{user}");
+    }
 }
 
 #[tokio::test]

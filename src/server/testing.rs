@@ -258,6 +258,7 @@ impl FakeProvider {
             step_up_audiences: vec!["kubernetes-step-up".to_owned()],
             username: Claim::Named { claim: "sub".to_owned(), prefix: String::new() },
             groups: Some(Claim::Named { claim: "groups".to_owned(), prefix: "oidc:".to_owned() }),
+            required_claims: vec![],
             levels: vec![Level { name: "mfa".to_owned(), acr_values: vec!["urn:stepup:mfa".to_owned()] }],
             can_step_up: People { users: vec!["*".to_owned()], groups: Vec::new() },
         }

@@ -13,7 +13,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub fn tests() -> Vec<lab::Test> {
-    lab::tests![what_is_rendered_is_accepted, names_by_an_expression_are_the_same_everywhere]
+    lab::tests![
+        what_is_rendered_is_accepted,
+        names_by_an_expression_are_the_same_everywhere,
+        who_lacks_a_required_claim_does_not_come_in
+    ]
 }
 
 /// How soon the API server takes up a file that has changed: it looks once a minute, and when it is told.
@@ -81,9 +85,8 @@ fn what_is_rendered_is_accepted(shared: &Lab) -> Result<()> {
 
 /// The API server and stepup-server evaluate the same expression, each with a CEL of its own. A grant is for a username.
 fn names_by_an_expression_are_the_same_everywhere(shared: &Lab) -> Result<()> {
-    let username =
-        r#"{expression: "claims.email_verified == true ? 'people:' + claims.email.split('@')[0] : claims.sub"}"#;
-    let lab = &shared.another("expression", Options { username: Some(username.to_owned()), ..Options::default() })?;
+    let username = r#"  username: {expression: "claims.email_verified == true ? 'people:' + claims.email.split('@')[0] : claims.sub"}"#;
+    let lab = &shared.another("expression", Options { people: Some(username.to_owned()), ..Options::default() })?;
     let alice = lab.session("alice")?;
     let who = alice.kubectl(&["auth", "whoami", "-o", "json"])?.succeeded()?.stdout;
     let who: Value = serde_json::from_str(&who)?;
@@ -97,6 +100,24 @@ fn names_by_an_expression_are_the_same_everywhere(shared: &Lab) -> Result<()> {
     lab.answered(&namespace, "delete", "namespaces", &[429, 200])?;
     let users = lab.records_about(&namespace)?;
     ensure!(users.iter().all(|record| record["user"] == name), "{users:#?}");
+    Ok(())
+}
+
+/// `--oidc-required-claim`, for the API server and for stepup-server.
+fn who_lacks_a_required_claim_does_not_come_in(shared: &Lab) -> Result<()> {
+    let alice = shared.name_like("alice");
+    let people = format!("  username: {{claim: sub, prefix: ''}}\n  requiredClaims: [{{claim: sub, value: {alice}}}]");
+    let lab = &shared.another("required", Options { people: Some(people), ..Options::default() })?;
+    let namespace = lab.namespace("prod")?;
+    let alice = lab.session(&alice)?;
+    alice.kubectl(&["delete", "namespace", &namespace])?.succeeded()?;
+    lab.answered(&namespace, "delete", "namespaces", &[429, 200])?;
+
+    let other = lab.someone_like("alice")?;
+    other.kubectl(&["get", "namespaces"])?.failed_with("must be logged in")?;
+    other
+        .stepup(&["elevate", "--for", "delete", "namespace", "prod"])?
+        .failed_with("sub is not what the configuration")?;
     Ok(())
 }
 

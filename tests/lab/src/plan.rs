@@ -42,8 +42,9 @@ pub struct Options {
     pub lock: Lock,
     /// The policy, instead of the sample (`tests/lab/policy.yaml`).
     pub policy: Option<String>,
-    /// How the provider's tokens become usernames, instead of by their `sub`: a flow mapping of stepup-server's configuration.
-    pub username: Option<String>,
+    /// How the provider's tokens become people, instead of by their `sub`: lines of its entry in stepup-server's configuration,
+    /// indented as they are there.
+    pub people: Option<String>,
     /// Variables for the identity provider: `LAB_TTL_ID_TOKEN`, `LAB_TTL_REFRESH_TOKEN`, `LAB_TTL_DEVICE_CODE`,
     /// `LAB_DEVICE_INTERVAL` (all in seconds); `LAB_PROVIDER_SECRETS` (a file).
     pub provider_environment: Vec<(String, String)>,

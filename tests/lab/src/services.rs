@@ -84,7 +84,7 @@ tls:
   issuer: {issuer}
   ca: {ca}
   audiences: [{CLIENT_ID}]
-  username: {username}
+{people}
   groups: {{claim: groups, prefix: ''}}
   levels:
   - {{name: pwd, acrValues: ['urn:stepup:pwd']}}
@@ -112,7 +112,7 @@ administrators:
             webhook_clients = webhook_clients,
             webhooks = webhooks,
             issuer = self.issuer(),
-            username = self.options.username.as_deref().unwrap_or("{claim: sub, prefix: ''}"),
+            people = self.options.people.as_deref().unwrap_or("  username: {claim: sub, prefix: ''}"),
             ca = pki.ca.display(),
             keycloak = self.keycloak_config(),
             extra = self.options.extra_config,
