@@ -25,7 +25,7 @@ use crate::client::Clock;
 use crate::client::error::Error;
 use crate::client::idp::{BrowserSignIn, DeviceSignIn};
 use crate::client::output;
-use crate::client::parent::{self, Asker};
+use crate::client::parent::Asker;
 use crate::client::preflight::Hint;
 use crate::client::profile::Profile;
 use crate::client::words::{duration, plain, uses, wrapped};
@@ -60,7 +60,7 @@ pub fn person_is_there() -> bool {
 /// before it.
 #[cfg(unix)]
 fn terminal_in_foreground() -> Option<File> {
-    if parent::is_in_foreground() != Some(true) {
+    if crate::client::parent::is_in_foreground() != Some(true) {
         return None;
     }
     OpenOptions::new().read(true).write(true).open(TTY).ok()
@@ -222,7 +222,7 @@ impl Keyboard {
     /// Takes what is there, or waits for a moment.
     fn line(&mut self) -> io::Result<Typed> {
         // Whoever reads from the background is stopped, and may have been put there meanwhile.
-        let is_ours = parent::is_in_foreground() == Some(true);
+        let is_ours = crate::client::parent::is_in_foreground() == Some(true);
         let mut piece = [0; 1024];
         let read = if is_ours { self.terminal.read(&mut piece) } else { Err(io::ErrorKind::WouldBlock.into()) };
         match read {
@@ -647,7 +647,7 @@ fn is_attended(time: TimeDelta) -> bool {
     if !stderr.is_terminal() {
         return terminal_in_foreground().is_some();
     }
-    let in_foreground = parent::is_in_foreground().unwrap_or(true);
+    let in_foreground = crate::client::parent::is_in_foreground().unwrap_or(true);
     // As `w` finds out how long somebody has been idle: reading from a terminal touches it.
     let typed_at = rustix::fs::fstat(&stderr).ok().and_then(|data| DateTime::from_timestamp(data.st_atime, 0));
     // A shell that we run takes the foreground for its jobs; whoever types there is ours all the same.

@@ -1,13 +1,14 @@
 //! Programs that run in the background, each with a log file.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group, test_kill_process};
 use serde::{Deserialize, Serialize};
@@ -198,16 +199,32 @@ pub fn await_that<T>(limit: Duration, mut done: impl FnMut() -> Result<T>) -> Re
     }
 }
 
-/// `N` free TCP ports of the loopback interface, all different.
+/// `N` free TCP ports of the loopback interface, all different. The kernel gives none of them to a client: a server that is
+/// started anew finds its port free.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let for_clients = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    ensure!(for_clients > LOWEST_PORT, "every port from {LOWEST_PORT} on is for clients (ip_local_port_range)");
     let mut ports = [0; N];
     let mut held = Vec::with_capacity(N);
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
+        let listener = (0..1_000)
+            .map(|_| LOWEST_PORT + random_number() % (for_clients - LOWEST_PORT))
+            .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .context("no free port")?;
         *port = listener.local_addr()?.port();
         held.push(listener);
     }
     Ok(ports)
+}
+
+/// Services of the machine have lower ones.
+const LOWEST_PORT: u16 = 15_000;
+
+/// As random as the keys that the standard library makes for each of its maps.
+fn random_number() -> u16 {
+    let hash = RandomState::new().hash_one(());
+    u16::try_from(hash % u64::from(u16::MAX)).unwrap_or_default()
 }
 
 /// Whether a process with this number exists, whoever it belongs to.
@@ -231,5 +248,6 @@ mod tests {
     fn free_ports_are_different() {
         let [a, b, c] = free_ports().expect("three ports");
         assert!(a != b && b != c && a != c);
+        assert!([a, b, c].iter().all(|port| *port >= LOWEST_PORT));
     }
 }
