@@ -202,7 +202,7 @@ impl Plan {
                 let Some(denied) = denied.filter(|denied| digest.protects_somewhere(denied)) else { continue };
                 let placed = |action| request.placed(action, surroundings).normalized();
                 let (action, denied) = (placed(action), placed(denied));
-                if digest.protects(&denied) && !protected.contains(&action) {
+                if digest.protects(&denied) && !protected.iter().any(|known| is_alike(known, &action)) {
                     protected.push(action);
                 }
             }
@@ -221,6 +221,12 @@ impl Plan {
         self.requests.retain(|request| seen.insert(request.clone()));
         self
     }
+}
+
+/// Whether a grant for the one is one for the other: a client may patch or update.
+fn is_alike(one: &Action, other: &Action) -> bool {
+    let is_change = |action: &Action| CHANGES.contains(&action.verb.as_str());
+    one == other || (is_change(one) && is_change(other) && Action { verb: one.verb.clone(), ..other.clone() } == *one)
 }
 
 impl Request {
