@@ -241,8 +241,13 @@ pub fn sweep(files: &Files, now: DateTime<Utc>) {
 /// Whether nothing was written to it for a day.
 pub fn is_older_than_a_day(path: &Path, now: DateTime<Utc>) -> bool {
     const DAY: Duration = Duration::from_hours(24);
-    let modified = fs::metadata(path).and_then(|data| data.modified());
-    modified.is_ok_and(|at| SystemTime::from(now).duration_since(at).is_ok_and(|since| since > DAY))
+    age(path, now).is_some_and(|age| age > DAY)
+}
+
+/// How long ago a file was written; `None` where there is none, or where that is still to come.
+pub fn age(path: &Path, now: DateTime<Utc>) -> Option<Duration> {
+    let modified = fs::metadata(path).and_then(|data| data.modified()).ok()?;
+    SystemTime::from(now).duration_since(modified).ok()
 }
 
 /// The JSON files of a directory.

@@ -6,11 +6,11 @@
 //! on, the first call of a kubectl that is about to do something that is protected and would not be repeated.
 
 use std::env;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -18,7 +18,7 @@ use crate::action::Action;
 use crate::client::api::Server;
 use crate::client::cache::{self, Elevated, Session};
 use crate::client::error::Error;
-use crate::client::parent::{Asker, Process, Scope};
+use crate::client::parent::{self, Asker, Process, Scope};
 use crate::client::paths::{self, Files, Paths};
 use crate::client::preflight::digest::{self, Kept};
 use crate::client::preflight::{Hint, Repeats};
@@ -131,7 +131,6 @@ struct Call<'a> {
 impl Call<'_> {
     fn token(&self, files: Files) -> Result<Answer, Error> {
         let (session, files) = self.session(files)?;
-        let asker = self.asker.as_ref();
         let stepped_up = match self.is_first {
             true if session.preflight => self.beforehand(&files, &session),
             false if session.step_up_enabled => self.after_denial(&files, &session),
@@ -143,11 +142,7 @@ impl Call<'_> {
             Ok(None) => {}
             Err(error) => output::note(format_args!("kubectl-stepup: {error}")),
         }
-        let held = match asker {
-            Some(asker) => held(&files, self.visible(asker), (self.clock)()),
-            // What is shared is for whoever asks.
-            None => held(&files, std::iter::once(Scope::Anyone), (self.clock)()),
-        };
+        let held = held(&files, self.visible(), (self.clock)());
         Ok(held.map_or_else(|| session.into(), Into::into))
     }
 
@@ -173,9 +168,9 @@ impl Call<'_> {
     }
 
     /// Scopes whose elevated tokens the asking process may use, its own first. Nothing is its own at its first call.
-    fn visible(&self, asker: &Asker) -> impl Iterator<Item = Scope> {
-        let own = (!self.is_first).then_some(Scope::Process(asker.process));
-        own.into_iter().chain(asker.surroundings())
+    fn visible(&self) -> impl Iterator<Item = Scope> {
+        let own = self.asker.filter(|_| !self.is_first).map(|asker| Scope::Process(asker.process));
+        own.into_iter().chain(parent::surroundings(self.asker))
     }
 
     /// The elevated token for what kubectl is about to do, where that is protected and would not be repeated.
@@ -191,7 +186,7 @@ impl Call<'_> {
         let interactive = prompt::person_is_there();
         if !interactive && cache::sign_in(&profile.sign_ins(), &asker.terminal_of_program()).is_none() {
             // What somebody armed this terminal with may do; if not, nobody is here to be asked for more.
-            let is_armed = held(files, self.visible(asker), clock()).is_some();
+            let is_armed = held(files, self.visible(), clock()).is_some();
             return if is_armed { Ok(None) } else { Err(Error::NobodyThere) };
         }
         if let Some(settings) = &profile.provider_only {
@@ -200,7 +195,7 @@ impl Call<'_> {
         // Without it the command fails anyway, so it is worth waiting for.
         let server = Server::patient(&profile, &session.base_token)?;
         let ask = || noting_failure(files, server.ask(&protected));
-        if held(files, self.visible(asker), clock()).is_some()
+        if held(files, self.visible(), clock()).is_some()
             && let Some(elevated) = self.covering(&ask()?.challenges, files)
         {
             return Ok(Some(elevated));
@@ -228,8 +223,7 @@ impl Call<'_> {
     ) -> Result<Option<Elevated>, Error> {
         let clock = self.clock;
         // One strong token is as good as another.
-        let is_armed = |asker: &Asker| held(&profile.files, self.visible(asker), clock()).is_some();
-        if self.asker.as_ref().is_some_and(is_armed) {
+        if self.asker.is_some() && held(&profile.files, self.visible(), clock()).is_some() {
             return Ok(None);
         }
         let locked = provider_only::locked(profile, &session.base_token, protected)?;
@@ -286,7 +280,8 @@ impl Call<'_> {
     fn covering(&self, challenges: &[Challenge], files: &Files) -> Option<Elevated> {
         let grants: Vec<&String> =
             challenges.iter().map(|challenge| challenge.covered_by.as_ref()).collect::<Option<_>>()?;
-        let held = self.visible(self.asker.as_ref()?).flat_map(|scope| cache::elevated(files, &scope, (self.clock)()));
+        self.asker?;
+        let held = self.visible().flat_map(|scope| cache::elevated(files, &scope, (self.clock)()));
         held.into_iter().find(|elevated| grants.iter().all(|grant| elevated.has(grant)))
     }
 }
@@ -353,8 +348,7 @@ impl Denials {
 }
 
 fn was_unreachable(files: &Files, now: DateTime<Utc>) -> bool {
-    let Ok(modified) = fs::metadata(files.state(UNREACHABLE)).and_then(|data| data.modified()) else { return false };
-    SystemTime::from(now).duration_since(modified).is_ok_and(|age| age < LEAVE_ALONE)
+    cache::age(&files.state(UNREACHABLE), now).is_some_and(|age| age < LEAVE_ALONE)
 }
 
 #[cfg(test)]

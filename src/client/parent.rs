@@ -114,12 +114,6 @@ impl Asker {
         self.terminal.or(shell).unwrap_or(Scope::Process(self.process))
     }
 
-    /// Scopes, besides the asking process itself, whose elevated tokens it may use: narrowest first.
-    pub fn surroundings(&self) -> impl Iterator<Item = Scope> {
-        // Without a session `elevate` binds to the process that started it (a script); kubectl is a child of that one.
-        self.terminal.or(self.grandparent.map(Scope::Process)).into_iter().chain([Scope::Anyone])
-    }
-
     /// The parent's arguments, its program first; none where the platform does not tell, or where they are longer than
     /// any person's.
     pub fn arguments(&self) -> Vec<String> {
@@ -130,6 +124,14 @@ impl Asker {
     pub fn is_completing(&self) -> bool {
         CommandLine::parse(&self.arguments()).is_some_and(|line| line.is_completing())
     }
+}
+
+/// Scopes, besides the asking process itself, whose elevated tokens it may use: narrowest first. What is shared is for
+/// whoever asks, known or not.
+pub fn surroundings(asker: Option<Asker>) -> impl Iterator<Item = Scope> {
+    // Without a session `elevate` binds to the process that started it (a script); kubectl is a child of that one.
+    let own = asker.and_then(|asker| asker.terminal.or(asker.grandparent.map(Scope::Process)));
+    own.into_iter().chain([Scope::Anyone])
 }
 
 /// Whether we are in the foreground of our terminal, so that what is typed there reaches us: whoever reads from the

@@ -71,11 +71,6 @@ fn terminal_in_foreground() -> Option<File> {
     None
 }
 
-/// Whether we have a terminal and are in its foreground: what is typed there reaches us.
-pub fn is_in_foreground() -> bool {
-    terminal_in_foreground().is_some()
-}
-
 /// The terminal to read an answer from. Whoever reads from the background is stopped (`SIGTTIN`), and with it
 /// everything that waits for us.
 fn terminal_to_ask_on() -> Option<File> {

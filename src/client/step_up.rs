@@ -9,7 +9,7 @@ use crate::client::cache::{self, Elevated, Person, SignIn};
 use crate::client::error::Error;
 use crate::client::idp::{Ask, Provider};
 use crate::client::lock::Lock;
-use crate::client::parent::{Asker, Scope};
+use crate::client::parent::{self, Asker, Scope};
 use crate::client::profile::Profile;
 use crate::client::prompt::{self, Interrupt, Open, Screen, Wish};
 use crate::client::sign_in::stronger_sign_in;
@@ -168,7 +168,7 @@ impl Story<'_> {
             Err(Error::Refused(refusal)) if refusal.error == "insufficient_user_authentication" => {
                 Err(Error::Declined { cause: DeclineCause::TooWeak, what: too_weak(&refusal) })
             }
-            Err(Error::Refused(refusal)) => Err(match self.other_than(&fresh.person) {
+            Err(Error::Refused(refusal)) => Err(match self.person().filter(|person| !person.is(&fresh.person)) {
                 Some(person) => Error::Declined {
                     cause: DeclineCause::TooWeak,
                     what: format!(
@@ -194,15 +194,15 @@ impl Story<'_> {
         outcome
     }
 
-    /// Whose session it is, if that is somebody else.
-    fn other_than(&self, person: &Person) -> Option<Person> {
-        cache::session(&self.profile.files).map(|session| session.person).filter(|other| !other.is(person))
+    /// Whose session it is.
+    fn person(&self) -> Option<Person> {
+        cache::session(&self.profile.files).map(|session| session.person)
     }
 
     /// The sign-in of this terminal, if it will do.
     fn kept_sign_in(&self, demand: &Demand) -> Option<SignIn> {
         let kept = cache::sign_in(&self.profile.sign_ins(), &self.terminal()?)?;
-        let is_ours = cache::session(&self.profile.files).is_some() && self.other_than(&kept.person).is_none();
+        let is_ours = self.person().is_some_and(|person| person.is(&kept.person));
         (is_ours && demand.is_met_by(&kept, (self.clock)())).then_some(kept)
     }
 
@@ -346,7 +346,7 @@ impl Story<'_> {
 
     /// Scopes whose grants a token of this scope may carry: its own, and those that are wider.
     fn visible_scopes(&self) -> impl Iterator<Item = Scope> {
-        let surroundings = self.asker.into_iter().flat_map(|asker| asker.surroundings().collect::<Vec<_>>());
+        let surroundings = self.asker.into_iter().flat_map(|asker| parent::surroundings(Some(asker)));
         let own = match self.options.bind {
             Bind::Caller | Bind::Anyone => None,
             Bind::Terminal | Bind::Parent => self.scope(),

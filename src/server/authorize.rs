@@ -64,12 +64,7 @@ async fn decide(
     let Some(read) = action.read_of_changed() else { return Ok(AccessAnswer::no_opinion()) };
     let Decision::Protected { requirement, .. } = decide(&read) else { return Ok(AccessAnswer::no_opinion()) };
     let requirement = policy.under(&requirement.rules, &spec.user, &spec.groups, &action).unwrap_or(requirement);
-    let audit = Record {
-        user: spec.user.clone(),
-        actions: vec![action.to_string()],
-        rules: requirement.rules.clone(),
-        ..Record::new(Event::Refusal, now)
-    };
+    let audit = Record { rules: requirement.rules.clone(), ..refusal(spec, &action, now) };
     let protected = Protected { app, spec, action, read: Some(read), requirement, audit, source, now };
     Box::pin(protected.decide()).await
 }
@@ -83,9 +78,7 @@ async fn judge(
     source: &Source,
     now: DateTime<Utc>,
 ) -> Result<AccessAnswer, Unavailable> {
-    let audit =
-        Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) };
-    match demanded(app, decision, audit, source).await {
+    match demanded(app, decision, refusal(spec, &action, now), source).await {
         None => Ok(AccessAnswer::no_opinion()),
         Some((requirement, audit)) => {
             Protected { app, spec, action, read: None, requirement, audit, source, now }.decide().await
@@ -205,13 +198,14 @@ async fn ended_role(
     let Some(ended) = spec.groups.iter().find(|group| is_granted(group) && !is_live(group)) else { return Ok(None) };
     let message =
         format!("the grant that gave you {ended} has ended: give it up with \"kubectl stepup drop\", or step up again");
-    let audit = Record {
-        user: spec.user.clone(),
-        actions: vec![action.to_string()],
-        ..Record::new(Event::Refusal, now).from(source)
-    };
+    let audit = refusal(spec, action, now).from(source);
     app.record(vec![audit.refused("grant-ended", &message)]).await?;
     Ok(Some(AccessAnswer::denied(message)))
+}
+
+/// The record of a refusal, as far as every one is alike.
+fn refusal(spec: &AccessSpec, action: &Action, now: DateTime<Utc>) -> Record {
+    Record { user: spec.user.clone(), actions: vec![action.to_string()], ..Record::new(Event::Refusal, now) }
 }
 
 fn is_granted(group: &str) -> bool {

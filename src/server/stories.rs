@@ -23,7 +23,7 @@ use super::store::{Sqlite, Store};
 use super::testing::{FakeProvider, SigningKey, config};
 use super::{admit, authorize, challenge, digest, exchange, explain, grant};
 use crate::action::Action;
-use crate::wire::challenge::{ChallengeList, ChallengeRequest, DeclineCause};
+use crate::wire::challenge::{Challenge, ChallengeList, ChallengeRequest, DeclineCause};
 use crate::wire::review::{AccessAnswer, AdmissionResponse};
 use crate::wire::token::{GRANT_TYPE, ID_TOKEN_TYPE, TokenRequest, TokenResponse};
 
@@ -165,6 +165,16 @@ impl Server {
     /// Id of the newest pending challenge.
     async fn newest(&self, asker: &Identity, now: DateTime<Utc>) -> String {
         self.pending(asker, now).await.challenges[0].id.clone()
+    }
+
+    /// Asks beforehand for the role of `become-admin`.
+    async fn asks_for_the_role(&self, asker: &Identity, now: DateTime<Utc>) -> Challenge {
+        let assume = Action {
+            name: Some("cluster-admin".into()),
+            ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
+        };
+        let request = ChallengeRequest { actions: vec![assume] };
+        challenge::request(&self.app, asker, request, &source(), now).await.unwrap().challenges.remove(0)
     }
 
     fn audit(&self) -> Vec<Record> {
@@ -560,7 +570,7 @@ async fn a_change_of_what_may_not_be_read_is_judged_like_the_read() {
 
     let grant_for = async |verb: &str, namespace: &str| {
         assert!(is_denied(verb, "secrets", namespace, "base", 0).await);
-        let asks = |challenge: &&crate::wire::challenge::Challenge| {
+        let asks = |challenge: &&Challenge| {
             challenge.actions[0].verb == verb && challenge.actions[0].namespace.as_deref() == Some(namespace)
         };
         let challenges = server.pending(&alice, now).await.challenges;
@@ -980,14 +990,9 @@ async fn a_revoked_grant_counts_for_nothing_from_the_next_request_on() {
 async fn an_assumed_role_ends_with_its_grant() {
     let server = Server::start().await;
     let (alice, now) = (asker("alice", Some("base")), start());
-    let assume = Action {
-        name: Some("cluster-admin".into()),
-        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
-    };
-    let request = ChallengeRequest { actions: vec![assume] };
-    let challenges = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges;
-    assert_eq!(challenges[0].grant.groups, ["stepup:cluster-admin"]);
-    let grant = server.step_up("alice", &challenges[0].id, now).await.unwrap().grant.id;
+    let challenge = server.asks_for_the_role(&alice, now).await;
+    assert_eq!(challenge.grant.groups, ["stepup:cluster-admin"]);
+    let grant = server.step_up("alice", &challenge.id, now).await.unwrap().grant.id;
     let as_admin = |jti: &str| {
         let mut review = access("get", "nodes", "", "n1", "alice", jti);
         review["spec"]["groups"] = json!(["oidc:developers", "stepup:cluster-admin"]);
@@ -1004,13 +1009,8 @@ async fn an_assumed_role_ends_with_its_grant() {
 async fn a_role_that_ends_soon_does_not_end_the_token_that_carries_it() {
     let server = Server::start().await;
     let (alice, now) = (asker("alice", Some("base")), start());
-    let assume = Action {
-        name: Some("cluster-admin".into()),
-        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
-    };
-    let request = ChallengeRequest { actions: vec![assume] };
-    let challenges = challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges;
-    let role = server.step_up("alice", &challenges[0].id, now).await.unwrap().grant;
+    let challenge = server.asks_for_the_role(&alice, now).await;
+    let role = server.step_up("alice", &challenge.id, now).await.unwrap().grant;
     for (minutes, ttl, carries) in [(4, 300, true), (6, 240, true), (8, 300, false)] {
         let now = now + Duration::minutes(minutes);
         server.admit(&delete_namespace(&format!("{minutes}"), "prod", "alice", &role.id), now).await;
@@ -1039,13 +1039,7 @@ async fn a_role_that_ends_soon_does_not_end_the_token_that_carries_it() {
 async fn without_an_authorizer_an_assumed_role_lasts_as_long_as_its_token_and_no_longer() {
     let server = Server::start_with(|config| config.webhooks.authorization = false).await;
     let (alice, now) = (asker("alice", Some("base")), start());
-    let assume = Action {
-        name: Some("cluster-admin".into()),
-        ..Action::new("assume", "rbac.authorization.k8s.io", "clusterroles")
-    };
-    let request = ChallengeRequest { actions: vec![assume] };
-    let challenge =
-        challenge::request(&server.app, &alice, request, &source(), now).await.unwrap().challenges.remove(0);
+    let challenge = server.asks_for_the_role(&alice, now).await;
     assert!(challenge.grant.irrevocable);
     let role = server.step_up("alice", &challenge.id, now).await.unwrap().grant;
     assert!(role.irrevocable);

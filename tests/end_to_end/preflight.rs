@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +15,7 @@ use stepup::client::preflight::command_line::CommandLine;
 use stepup::client::preflight::plan::{Kind, Plan};
 
 use crate::objects::{PASSWORD_AS_SHOWN, namespace_with_secret};
+use crate::streams::{comes_back, forwarded};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -219,18 +218,7 @@ fn forwards_a_port_in_one_command(lab: &Lab) -> Result<()> {
     lab.pod(&namespace, "api-0", "node", &[])?;
     let alice = someone(lab)?;
     let mut forward = alice.terminal("kubectl", &["-n", &namespace, "port-forward", "api-0", ":7"])?;
-    forward.expect("Forwarding from 127.0.0.1:", LIMIT)?;
-    let port: u16 = await_that(LIMIT, || {
-        let text = forward.text();
-        let (_, rest) = text.split_once("Forwarding from 127.0.0.1:").context("not yet")?;
-        Ok(rest.split(' ').next().unwrap_or_default().parse()?)
-    })?;
-    let mut echo = TcpStream::connect(("127.0.0.1", port))?;
-    echo.set_read_timeout(Some(LIMIT))?;
-    echo.write_all(b"there and back")?;
-    let mut back = [0; 14];
-    echo.read_exact(&mut back)?;
-    ensure!(&back == b"there and back");
+    comes_back(&mut forwarded(&mut forward)?, "there and back")?;
     ensure!(forward.text().matches("user_code=").count() == 1, "{}", forward.text());
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! `kubectl stepup run -- CMD` and `kubectl stepup proxy`: programs that repeat nothing themselves, in one command.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::no_secret::files_under;
 use crate::objects::{PASSWORD_AS_SHOWN, deployment, names, namespace_with_deployments, namespace_with_secret};
+use crate::streams::{comes_back, forwarded};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -204,20 +203,9 @@ fn forwards_a_port(lab: &Lab) -> Result<()> {
         let alice = lab.someone_like("alice")?.with("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
         let arguments = ["stepup", "run", "--", "kubectl", "-n", &namespace, "port-forward", "api-0", ":7"];
         let mut forward = alice.terminal("kubectl", &arguments)?;
-        forward.expect("Forwarding from 127.0.0.1:", LIMIT)?;
-        let port: u16 = await_that(LIMIT, || {
-            let text = forward.text();
-            let (_, rest) = text.split_once("Forwarding from 127.0.0.1:").context("not yet")?;
-            Ok(rest.split(' ').next().unwrap_or_default().parse()?)
-        })?;
-        let mut echo = TcpStream::connect(("127.0.0.1", port))?;
-        echo.set_read_timeout(Some(LIMIT))?;
+        let mut echo = forwarded(&mut forward)?;
         for round in 0..3 {
-            let message = format!("there and back {round}");
-            echo.write_all(message.as_bytes())?;
-            let mut back = vec![0; message.len()];
-            echo.read_exact(&mut back)?;
-            ensure!(back == message.as_bytes());
+            comes_back(&mut echo, &format!("there and back {round}"))?;
         }
     }
     Ok(())

@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::process::await_that;
+use lab::terminal::Terminal;
 use lab::{Lab, Session, Test};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -48,18 +49,28 @@ fn streams(lab: &Lab, bob: &Session) -> Result<()> {
     let mut follow = bob.terminal("kubectl", &["-n", &namespace, "logs", "-f", "web"])?;
     follow.expect("line 12", LIMIT)?;
     let mut forward = bob.terminal("kubectl", &["-n", &namespace, "port-forward", "web", ":7"])?;
+    comes_back(&mut forwarded(&mut forward)?, "there and back")
+}
+
+/// A connection through `kubectl port-forward`, once that says where it listens.
+pub fn forwarded(forward: &mut Terminal) -> Result<TcpStream> {
     forward.expect("Forwarding from 127.0.0.1:", LIMIT)?;
     let port: u16 = await_that(LIMIT, || {
         let text = forward.text();
-        let (_, rest) = text.split_once("127.0.0.1:").unwrap_or_default();
+        let (_, rest) = text.split_once("Forwarding from 127.0.0.1:").context("not yet")?;
         Ok(rest.split(' ').next().unwrap_or_default().parse()?)
     })?;
-    let mut echo = TcpStream::connect(("127.0.0.1", port))?;
+    let echo = TcpStream::connect(("127.0.0.1", port))?;
     echo.set_read_timeout(Some(LIMIT))?;
-    echo.write_all(b"there and back")?;
-    let mut back = [0; 14];
+    Ok(echo)
+}
+
+/// What is sent to the lab's pods, on port 7, comes back.
+pub fn comes_back(echo: &mut TcpStream, message: &str) -> Result<()> {
+    echo.write_all(message.as_bytes())?;
+    let mut back = vec![0; message.len()];
     echo.read_exact(&mut back)?;
-    ensure!(&back == b"there and back");
+    ensure!(back == message.as_bytes());
     Ok(())
 }
 

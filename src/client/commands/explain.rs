@@ -25,16 +25,16 @@ pub fn run(args: &Explain, clock: Clock) -> Result<ExitCode, Error> {
     )?;
     let (_, server) = server(&chosen.profile, clock)?;
     let explanation = server.explain(&actions)?;
-    // Without them it is as with most servers.
-    let webhooks = server.step_up_terms().ok().and_then(|terms| terms.webhooks);
-    let asking = Asking {
-        has_preflight: chosen.profile.has_preflight(),
-        webhooks: webhooks.unwrap_or(WebhookTerms { admission: true, authorization: true }),
-        digest: Kept::read(&chosen.profile.files),
-    };
     match args.output {
         Format::Json => output::json(&explanation),
         Format::Text => {
+            // Without them it is as with most servers.
+            let webhooks = server.step_up_terms().ok().and_then(|terms| terms.webhooks);
+            let asking = Asking {
+                has_preflight: chosen.profile.has_preflight(),
+                webhooks: webhooks.unwrap_or(WebhookTerms { admission: true, authorization: true }),
+                digest: Kept::read(&chosen.profile.files),
+            };
             lines(&explanation, &asking).iter().flat_map(|line| output::fitted(line, INDENT)).for_each(output::line);
         }
     }

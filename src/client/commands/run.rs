@@ -99,7 +99,10 @@ async fn wait(mut child: Child, signals: &mut Signals, interrupt: &crate::client
 #[cfg(unix)]
 fn pass_on(child: &Child, signal: Signal) {
     use rustix::process::{Pid, kill_process};
-    let is_typed = matches!(signal, Signal::INT | Signal::QUIT) && crate::client::prompt::is_in_foreground();
+
+    use crate::client::parent;
+
+    let is_typed = matches!(signal, Signal::INT | Signal::QUIT) && parent::is_in_foreground() == Some(true);
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let (Some(pid), false) = (pid, is_typed) {
         // It may be gone this very moment.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -195,11 +195,7 @@ pub fn renew(profile: &Profile, age: Duration, clock: Clock) {
 
 /// When it was last tried counts too: a server that has none is not asked again and again.
 fn is_younger(files: &Files, age: Duration, now: DateTime<Utc>) -> bool {
-    let is_younger = |path| {
-        let modified = fs::metadata(path).and_then(|data| data.modified());
-        modified.is_ok_and(|at| SystemTime::from(now).duration_since(at).is_ok_and(|since| since < age))
-    };
-    files.digest().exists() && is_younger(files.digest()) || is_younger(files.state(TRIED))
+    [files.digest(), files.state(TRIED)].iter().any(|path| cache::age(path, now).is_some_and(|since| since < age))
 }
 
 /// Forgets the digest, and when one was last asked for: the next one is somebody else's, or another server's.

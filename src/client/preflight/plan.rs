@@ -197,12 +197,15 @@ impl Plan {
             }
             for action in request.actions(has_custom, surroundings) {
                 // A change of what may not be read is denied like a read.
-                let denied = if is_repeated { action.read_of_changed() } else { Some(action.clone()) };
+                let denied =
+                    |action: &Action| if is_repeated { action.read_of_changed() } else { Some(action.clone()) };
                 // Most commands are about nothing that is protected anywhere, and need not know where they are.
-                let Some(denied) = denied.filter(|denied| digest.protects_somewhere(denied)) else { continue };
-                let placed = |action| request.placed(action, surroundings).normalized();
-                let (action, denied) = (placed(action), placed(denied));
-                if digest.protects(&denied) && !protected.iter().any(|known| is_alike(known, &action)) {
+                if !denied(&action).is_some_and(|denied| digest.protects_somewhere(&denied)) {
+                    continue;
+                }
+                let action = request.placed(action, surroundings).normalized();
+                let is_protected = denied(&action).is_some_and(|denied| digest.protects(&denied));
+                if is_protected && !protected.iter().any(|known| is_alike(known, &action)) {
                     protected.push(action);
                 }
             }

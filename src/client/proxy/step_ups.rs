@@ -14,7 +14,7 @@ use crate::client::api::Server;
 use crate::client::cache::{Elevated, Session};
 use crate::client::error::Error;
 use crate::client::get_token;
-use crate::client::parent::{Asker, Scope};
+use crate::client::parent::{self, Asker};
 use crate::client::preflight::digest::{self, Kept};
 use crate::client::profile::{Profile, ProviderOnly};
 use crate::client::prompt::{self, Interrupt};
@@ -365,11 +365,7 @@ impl StepUps {
     fn surroundings(&self, action: Option<&Action>) -> Option<Pass> {
         let mut known = self.known();
         if known.surroundings.1.is_none_or(|read| read.elapsed() >= SURROUNDINGS) {
-            let scopes = match &self.asker {
-                Some(asker) => asker.surroundings().collect(),
-                None => vec![Scope::Anyone],
-            };
-            let held = get_token::held(&self.profile.files, scopes.into_iter(), (self.clock)());
+            let held = get_token::held(&self.profile.files, parent::surroundings(self.asker), (self.clock)());
             known.surroundings = (held, Some(Instant::now()));
         }
         let now = (self.clock)().timestamp();
