@@ -1,10 +1,12 @@
 //! Programs that run in the background, each with a log file.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -200,20 +202,23 @@ pub fn await_that<T>(limit: Duration, mut done: impl FnMut() -> Result<T>) -> Re
 }
 
 /// `N` free TCP ports of the loopback interface, all different. The kernel gives none of them to a client: a server that is
-/// started anew finds its port free.
+/// started anew finds its port free. And none is given twice by this program: servers take seconds until they listen, while
+/// other labs choose their ports.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let for_clients = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
     ensure!(for_clients > LOWEST_PORT, "every port from {LOWEST_PORT} on is for clients (ip_local_port_range)");
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ports = [0; N];
-    let mut held = Vec::with_capacity(N);
     for port in &mut ports {
         let listener = (0..1_000)
             .map(|_| LOWEST_PORT + random_number() % (for_clients - LOWEST_PORT))
+            .filter(|port| !given.contains(port))
             .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
             .context("no free port")?;
         *port = listener.local_addr()?.port();
-        held.push(listener);
+        given.insert(*port);
     }
     Ok(ports)
 }
